@@ -1,0 +1,76 @@
+"""Where settings come from: `--config` > HAKURIVER_CONFIG > ~/.hakuriver/config.toml > defaults.
+
+HAKURIVER_SHARED_DIR overrides `shared_dir` in all of them. Finding the share alone imports little, because
+`hakuriver submit` is run in shell loops; the whole model stands in `settings.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hakuriver.settings import Settings
+
+DEFAULT_FILE = "~/.hakuriver/config.toml"
+#: Documented before, without meaning now: accepted, with a note.
+DEAD_KEYS = {"network.host_port", "network.runner_port"}
+
+
+class ConfigError(Exception):
+    """{file}: {key} = {value}: {what is wrong}; {remedy}."""
+
+
+def config_file(chosen: str | None) -> str | None:
+    """The file that applies, or None for defaults alone. Raises ConfigError if a named file is not there."""
+    named = chosen or os.environ.get("HAKURIVER_CONFIG")
+    if named:
+        path = os.path.expanduser(named)
+        if not os.path.isfile(path):
+            origin = "--config" if chosen else "HAKURIVER_CONFIG"
+            raise ConfigError(f"{path}: there is no such file; {origin} must name a configuration file")
+        return path
+    path = os.path.expanduser(DEFAULT_FILE)
+    return path if os.path.isfile(path) else None
+
+
+def read_table(path: str | None) -> dict[str, Any]:
+    """The file's content as nested tables. Raises ConfigError if it is no TOML."""
+    if path is None:
+        return {}
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+    try:
+        with open(path, "rb") as file:
+            table: dict[str, Any] = tomllib.load(file)
+            return table
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: this is no TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def shared_dir(chosen: str | None = None) -> str:
+    """The share's path on this machine. Raises ConfigError if nothing names one."""
+    override = os.environ.get("HAKURIVER_SHARED_DIR")
+    if override:
+        return os.path.abspath(os.path.expanduser(override))
+    path = config_file(chosen)
+    table = read_table(path)
+    value = table.get("paths", {}).get("shared_dir") if isinstance(table.get("paths"), dict) else None
+    if not isinstance(value, str) or not value:
+        raise ConfigError(
+            f"{path or DEFAULT_FILE}: paths.shared_dir is not set; "
+            "set it there, or HAKURIVER_SHARED_DIR, to where the share is mounted here"
+        )
+    return os.path.abspath(os.path.expanduser(value))
+
+
+def load(chosen: str | None = None) -> Settings:
+    """All settings, checked. Raises ConfigError naming file, key, value and the nearest known key."""
+    from hakuriver.settings import parse
+
+    path = config_file(chosen)
+    return parse(read_table(path), path or "defaults", os.environ.get("HAKURIVER_SHARED_DIR"))

@@ -1,0 +1,198 @@
+"""Every path on the share, relative to its root, made and taken apart here and nowhere else.
+
+`spool_layout.md` tells for each directory who writes, moves and removes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from hakuriver.ids import JOB_ID_DIGITS, is_job_id, parse_position, position
+
+SENTINEL = "river.json"
+INCOMING = "incoming"
+RECEIPTS = "receipts"
+HOST = "host"
+TAKEN = "host/taken"
+JOURNAL = "host/journal"
+ACTIVE = "jobs/active"
+DONE = "jobs/done"
+NODES = "nodes"
+INDEX = "index"
+ENDINGS = "index/endings"
+OUTPUTS = "task_outputs"
+ERRORS = "task_errors"
+CONTAINERS = "hakuriver-containers"
+SHARED_DATA = "shared_data"
+WWW = "www"
+
+#: What `hakuriver init share` makes, parents first.
+TREE = (
+    INCOMING, RECEIPTS, HOST, TAKEN, JOURNAL, "jobs", ACTIVE, DONE, NODES, INDEX, ENDINGS,
+    OUTPUTS, ERRORS, CONTAINERS, SHARED_DATA, WWW,
+)  # fmt: skip
+
+#: What the files of one node lie in, below nodes/<node>/.
+NODE_TREE = ("inbox", "claimed", "revoked", "events", "heartbeat")
+
+#: Names that the door takes: a stem and what is asked. Others are left alone.
+DOOR_NAME = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]{0,99}?)\.(json|jsonl|kill|pause|resume|requeue)")
+NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]|\.(?!\.)){0,61}[a-z0-9]|[a-z0-9]")
+
+
+def receipt(name: str) -> str:
+    """The answer to a request, by its id or by the file name it was dropped under."""
+    return f"{RECEIPTS}/{name}.json"
+
+
+def incoming(name: str) -> str:
+    """A file at the door."""
+    return f"{INCOMING}/{name}"
+
+
+def bucket(job: str) -> str:
+    """The two directories that a job's files lie in: about a day, and 100 s in it, by the time in its id."""
+    return f"{job[:5]}/{job[5:8]}"
+
+
+def done_bucket(job: str) -> str:
+    """The directory of a finished job's snapshot."""
+    return f"{DONE}/{bucket(job)}"
+
+
+def snapshot_name(job: str, term: int, seq: int) -> str:
+    """A snapshot's file name: the job as of one place in the journal."""
+    return f"{job}.{position(term, seq)}.json"
+
+
+def parse_snapshot(name: str) -> tuple[str, int, int] | None:
+    """Take a snapshot's file name apart into (job, term, seq)."""
+    job, _, rest = name.partition(".")
+    place = parse_position(rest[:-5]) if rest.endswith(".json") else None
+    return (job, *place) if place and is_job_id(job) else None
+
+
+def journal(term: int, seq: int) -> str:
+    """One entry of the journal."""
+    return f"{JOURNAL}/{position(term, seq)}.json"
+
+
+def parse_entry(name: str) -> tuple[int, int] | None:
+    """Read `<number>-<number>.json`: journal entries, dispatches, heartbeats, event batches."""
+    return parse_position(name[:-5]) if name.endswith(".json") else None
+
+
+class Taken(NamedTuple):
+    """A request that the host has taken, by its name in host/taken/."""
+
+    request: str  #: id of the request, made by its client or by the host that took it
+    name: str  #: the file name it was dropped under
+
+
+def taken_name(term: int, seq: int, request: str, name: str) -> str:
+    """The name that a request gets when the host takes it; unique, and bears the name it had."""
+    return f"{position(term, seq)}.{request}.{name}"
+
+
+def parse_taken(entry: str) -> Taken | None:
+    """Take a name in host/taken/ apart."""
+    place, _, rest = entry.partition(".")
+    request, _, name = rest.partition(".")
+    if not parse_position(place) or not is_job_id(request) or not DOOR_NAME.fullmatch(name):
+        return None
+    return Taken(request, name)
+
+
+class Baton(NamedTuple):
+    """The host's leadership: one file in host/ whose name is its content."""
+
+    term: int
+    host: str  #: the leading host's id, 12 hex digits; `none` before the first
+    seq: int  #: last committed journal entry
+    beat: int  #: counts up while nothing is committed, so that a standby sees life
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+        return f"leader.{self.term:06d}.{self.host}.{self.seq:012d}.{self.beat}"
+
+    @property
+    def path(self) -> str:
+        """The path below the root."""
+        return f"{HOST}/{self.name}"
+
+
+def parse_baton(name: str) -> Baton | None:
+    """Take a baton's name apart."""
+    parts = name.split(".")
+    if (
+        len(parts) != 5
+        or parts[0] != "leader"
+        or not all(p.isdigit() for p in (parts[1], parts[3], parts[4]))
+    ):
+        return None
+    return Baton(int(parts[1]), parts[2], int(parts[3]), int(parts[4]))
+
+
+def parse_runner_baton(name: str) -> tuple[int, str] | None:
+    """Read a node's own baton, `runner.<epoch>.<nonce>`: (epoch, nonce)."""
+    parts = name.split(".")
+    return (
+        (int(parts[1]), parts[2]) if len(parts) == 3 and parts[0] == "runner" and parts[1].isdigit() else None
+    )
+
+
+class NodePaths(NamedTuple):
+    """The files of one node."""
+
+    node: str
+
+    @property
+    def root(self) -> str:
+        """nodes/<node>."""
+        return f"{NODES}/{self.node}"
+
+    def dir(self, part: str) -> str:
+        """One of NODE_TREE."""
+        return f"{NODES}/{self.node}/{part}"
+
+    def baton(self, epoch: int, nonce: str) -> str:
+        """The node's own baton: it belongs to the machine that holds the nonce."""
+        return f"{self.root}/runner.{epoch}.{nonce}"
+
+    def description(self, epoch: int) -> str:
+        """What the node is, as of one start of its runner."""
+        return f"{self.root}/node.{epoch}.json"
+
+    def numbered(self, part: str, first: int, seq: int) -> str:
+        """heartbeat/ and events/: `<epoch>-<seq>.json`; inbox/, claimed/, revoked/: `<term>-<seq>.json`."""
+        return f"{self.dir(part)}/{position(first, seq)}.json"
+
+    def named(self, part: str, place: str) -> str:
+        """The same, by a position already written."""
+        return f"{self.dir(part)}/{place}.json"
+
+
+def output_stem(job: str, index: int | None, attempt: int) -> str:
+    """Where a task's attempt writes, below task_outputs/ and task_errors/, without the ending."""
+    stem = job if index is None else f"{job}/{index}"
+    return stem if attempt == 1 else f"{stem}.{attempt}"
+
+
+def stdout_path(job: str, index: int | None, attempt: int) -> str:
+    """What the attempt wrote to stdout; the file appears with its first byte."""
+    return f"{OUTPUTS}/{output_stem(job, index, attempt)}.out"
+
+
+def stderr_path(job: str, index: int | None, attempt: int) -> str:
+    """What the attempt wrote to stderr."""
+    return f"{ERRORS}/{output_stem(job, index, attempt)}.err"
+
+
+def ending_file(job_or_ending: str) -> str:
+    """Which file of index/endings/ lists the ids that end like this (its last three digits)."""
+    return f"{ENDINGS}/{job_or_ending[-3:]}.json"
+
+
+assert JOB_ID_DIGITS == 20  # bucket() cuts at fixed places
