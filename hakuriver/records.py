@@ -84,16 +84,10 @@ class RunRequest(DoorModel):
 
     request: Literal["run"] = Field("run", description="May be left out.")
     format: Literal[1] = Field(1, description="Format of this file.")
-    id: JobId | None = Field(
-        None, description="20 digits, made by the client; the host makes one if it is missing."
-    )
+    id: JobId | None = Field(None, description="20 digits, made by the client; the host makes one if it is missing.")
     command: list[Argument] = Field(min_length=1, description="Program and arguments; no shell reads them.")
-    name: Annotated[Argument, StringConstraints(max_length=200)] | None = Field(
-        None, description="A name for people."
-    )
-    targets: list[str] = Field(
-        [], max_length=1000, description="Nodes; one task runs on each. None: any one node."
-    )
+    name: Annotated[Argument, StringConstraints(max_length=200)] | None = Field(None, description="A name for people.")
+    targets: list[str] = Field([], max_length=1000, description="Nodes; one task runs on each. None: any one node.")
     cores: Annotated[Whole, Field(ge=0, le=100_000)] = Field(1, description="Cores held; 0 reserves none.")
     memory: Annotated[Whole, Field(ge=1), BeforeValidator(_size)] | None = Field(
         None, description="Bytes, or text such as 512M, 4G, 4Gi: the limit of the task's whole tree."
@@ -102,15 +96,11 @@ class RunRequest(DoorModel):
     workdir: Argument | None = Field(None, description="Absolute path on the node; default: shared_data.")
     executor: Literal["auto", "docker", "systemd", "process"] = "auto"
     container: Argument | None = Field(None, description="An environment's name, or NULL for none.")
-    priority: Annotated[Whole, Field(ge=-100, le=100)] = Field(
-        0, description="Higher first; above 0 for admins."
-    )
+    priority: Annotated[Whole, Field(ge=-100, le=100)] = Field(0, description="Higher first; above 0 for admins.")
     time_limit: Annotated[float, Field(gt=0, le=10**9), BeforeValidator(_duration)] | None = Field(
         None, description="Seconds, or text such as 90s, 2h30m; per attempt, pauses counted.", strict=False
     )
-    retries: Annotated[Whole, Field(ge=0, le=1000)] = Field(
-        0, description="Reruns in total, never after a kill."
-    )
+    retries: Annotated[Whole, Field(ge=0, le=1000)] = Field(0, description="Reruns in total, never after a kill.")
     array: str | None = Field(None, description="Indices, as 0-199, 1,3,7-9 or 0-199%8 (at most 8 at once).")
 
     @field_validator("targets")
@@ -128,9 +118,7 @@ class RunRequest(DoorModel):
             if not ENV_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no name for an environment variable")
             if name.startswith(RESERVED_ENV):
-                raise ValueError(
-                    f"{name!r}: names that begin with {RESERVED_ENV} are set by HakuRiver itself"
-                )
+                raise ValueError(f"{name!r}: names that begin with {RESERVED_ENV} are set by HakuRiver itself")
         return value
 
     @field_validator("workdir")
@@ -230,9 +218,7 @@ class Receipt(Record):
 
     request: str = Field(description="id of the request")
     name: str = Field(description="file name it was dropped under")
-    kind: str = Field(
-        description="run, batch, kill, pause, resume, requeue, drain, undrain, forget, gc, reindex"
-    )
+    kind: str = Field(description="run, batch, kill, pause, resume, requeue, drain, undrain, forget, gc, reindex")
     outcome: Literal["accepted", "done", "refused"]
     at: float
     uid: int | None = Field(None, description="owner of the request file")
@@ -321,9 +307,7 @@ class JobSnapshot(Record):
     """A job as of one place in the journal: jobs/active/ and jobs/done/."""
 
     job: JobId
-    state: str = Field(
-        description="pending, running or a final state: that of its first task that did not complete"
-    )
+    state: str = Field(description="pending, running or a final state: that of its first task that did not complete")
     exit_code: int | None = Field(None, description="once over: what `hakuriver wait` exits with")
     term: int
     seq: int
@@ -381,9 +365,7 @@ class Dispatch(Record):
     ack_seq: int = Field(0, description="... up to this one, and may be removed")
     starts: list[Start] = []
     controls: list[Control] = []
-    drop: list[tuple[str, int | None, int]] = Field(
-        [], description="(job, k, attempt): superseded, to be stopped"
-    )
+    drop: list[tuple[str, int | None, int]] = Field([], description="(job, k, attempt): superseded, to be stopped")
 
 
 class Event(BaseModel):
@@ -402,9 +384,7 @@ class Event(BaseModel):
     text: str = ""
     previous_epoch: int = Field(0, description="begin: the epoch before, over with this")
     previous_seq: int = Field(0, description="begin: last batch of that epoch; later ones are void")
-    holds: list[tuple[str, int | None, int]] = Field(
-        [], description="begin: every attempt this node still answers for"
-    )
+    holds: list[tuple[str, int | None, int]] = Field([], description="begin: every attempt this node still answers for")
 
 
 class EventBatch(Record):
@@ -533,12 +513,8 @@ class Entry(Record):
     previous: str | None = Field(description="the entry before: <term>-<seq>")
     host: str
     at: float
-    changes: list[list[Any]] = Field(
-        description="[kind, arguments ...], applied in this order; see host/state.py"
-    )
-    checkpoint: dict[str, Any] | None = Field(
-        None, description="all that is not in snapshots, after this entry"
-    )
+    changes: list[list[Any]] = Field(description="[kind, arguments ...], applied in this order; see host/state.py")
+    checkpoint: dict[str, Any] | None = Field(None, description="all that is not in snapshots, after this entry")
 
 
 Start.model_rebuild()

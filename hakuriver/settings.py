@@ -36,9 +36,7 @@ Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 
 def default_node_name() -> str:
     """This machine's host name, made fit for a node's."""
-    kept = "".join(
-        c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname().split(".")[0].lower()
-    )
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname().split(".")[0].lower())
     return kept.strip("._-")[:63] or "node"
 
 
@@ -52,9 +50,7 @@ class Paths(Section):
     """[paths]: directories of this machine."""
 
     shared_dir: str = Field("", description="where the share is mounted on this machine")
-    state_dir: str = Field(
-        "~/.local/state/hakuriver", description="local state of host and runners; never in /tmp"
-    )
+    state_dir: str = Field("~/.local/state/hakuriver", description="local state of host and runners; never in /tmp")
     local_temp_dir: str = Field("/tmp/hakuriver-temp", description="scratch space of tasks on this node")
     host_log_file: str = Field("", description="also log to this file; empty: stderr alone")
     runner_log_file: str = Field("", description="also log to this file; empty: stderr alone")
@@ -68,26 +64,20 @@ class Paths(Section):
 class Node(Section):
     """[node]: this machine as a node."""
 
-    name: str = Field(
-        default_factory=default_node_name, description="unique in the cluster; default: the host name"
-    )
+    name: str = Field(default_factory=default_node_name, description="unique in the cluster; default: the host name")
 
     @field_validator("name")
     @classmethod
     def _named(cls, value: str) -> str:
         if not NODE_NAME.fullmatch(value):
-            raise ValueError(
-                "must be of a-z, 0-9, '.', '_' and '-', at most 63, beginning and ending alphanumerical"
-            )
+            raise ValueError("must be of a-z, 0-9, '.', '_' and '-', at most 63, beginning and ending alphanumerical")
         return value
 
 
 class Database(Section):
     """[database]: the host's index."""
 
-    db_file: str = Field(
-        "", description="SQLite file on a local disk; empty: index.db in the state directory"
-    )
+    db_file: str = Field("", description="SQLite file on a local disk; empty: index.db in the state directory")
 
     @field_validator("db_file")
     @classmethod
@@ -100,12 +90,8 @@ class Timing(Section):
 
     heartbeat_interval: Seconds = Field(5.0, description="between two heartbeats of a runner")
     offline_after: Seconds = Field(30.0, description="silence after which a node is offline")
-    lease: Seconds = Field(
-        90.0, description="how long a runner may run what may be rerun without a heartbeat"
-    )
-    lease_margin: Seconds = Field(
-        30.0, description="beyond the lease, before the host starts the work elsewhere"
-    )
+    lease: Seconds = Field(90.0, description="how long a runner may run what may be rerun without a heartbeat")
+    lease_margin: Seconds = Field(30.0, description="beyond the lease, before the host starts the work elsewhere")
     kill_grace: Seconds = Field(10.0, description="between TERM and KILL")
     poll_interval: Seconds = Field(1.0, description="between two listings when nothing is going on")
 
@@ -121,9 +107,7 @@ class Timing(Section):
 class Resources(Section):
     """[resources]: what this node offers, instead of what is found."""
 
-    cores: int | None = Field(
-        None, ge=1, description="cores for tasks; default: those that this process may use"
-    )
+    cores: int | None = Field(None, ge=1, description="cores for tasks; default: those that this process may use")
     memory: Bytes | None = Field(None, description="memory for tasks; default: that of the machine")
 
 
@@ -154,9 +138,7 @@ class Cluster(Section):
 class Scheduling(Section):
     """[scheduling]: how tasks are started."""
 
-    executor: str = Field(
-        "auto", pattern="^(auto|process)$", description="what `auto` in a job means: auto, process"
-    )
+    executor: str = Field("auto", pattern="^(auto|process)$", description="what `auto` in a job means: auto, process")
 
 
 class Network(Section):
@@ -232,13 +214,9 @@ def _check_places(settings: Settings, origin: str) -> None:
     shared, state = settings.paths.shared_dir, settings.paths.state_dir
     for key, path in (("paths.state_dir", state), ("database.db_file", settings.db_file)):
         if shared and _inside(path, shared):
-            raise ConfigError(
-                f"{origin}: {key} = {path!r} lies on the share; it must be on this machine's own disk"
-            )
+            raise ConfigError(f"{origin}: {key} = {path!r} lies on the share; it must be on this machine's own disk")
     if _inside(state, "/tmp") or _inside(state, "/var/tmp") or _inside(state, "/dev/shm"):
-        raise ConfigError(
-            f"{origin}: paths.state_dir = {state!r} may be emptied at a reboot; name a lasting directory"
-        )
+        raise ConfigError(f"{origin}: paths.state_dir = {state!r} may be emptied at a reboot; name a lasting directory")
 
 
 def _inside(path: str, directory: str) -> bool:

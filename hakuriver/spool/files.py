@@ -259,9 +259,7 @@ def _inspect(full: str, limit: int) -> DoorFile:
     finally:
         os.close(fd)
     unchanged = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-    return DoorFile(
-        data, after.st_size, after.st_uid, (after.st_size, after.st_mtime_ns if unchanged else -1), refusal
-    )
+    return DoorFile(data, after.st_size, after.st_uid, (after.st_size, after.st_mtime_ns if unchanged else -1), refusal)
 
 
 _OPEN_REFUSED = {
@@ -304,7 +302,7 @@ def _read_up_to(fd: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
-# ---------------------------------------------------------------------------------------------- on top of the seam
+# --- on top of the seam ---
 
 _counter = itertools.count()
 _nonce = os.urandom(4).hex()

@@ -126,11 +126,7 @@ class Baton(NamedTuple):
 def parse_baton(name: str) -> Baton | None:
     """Take a baton's name apart."""
     parts = name.split(".")
-    if (
-        len(parts) != 5
-        or parts[0] != "leader"
-        or not all(p.isdigit() for p in (parts[1], parts[3], parts[4]))
-    ):
+    if len(parts) != 5 or parts[0] != "leader" or not all(p.isdigit() for p in (parts[1], parts[3], parts[4])):
         return None
     return Baton(int(parts[1]), parts[2], int(parts[3]), int(parts[4]))
 
@@ -138,9 +134,7 @@ def parse_baton(name: str) -> Baton | None:
 def parse_runner_baton(name: str) -> tuple[int, str] | None:
     """Read a node's own baton, `runner.<epoch>.<nonce>`: (epoch, nonce)."""
     parts = name.split(".")
-    return (
-        (int(parts[1]), parts[2]) if len(parts) == 3 and parts[0] == "runner" and parts[1].isdigit() else None
-    )
+    return (int(parts[1]), parts[2]) if len(parts) == 3 and parts[0] == "runner" and parts[1].isdigit() else None
 
 
 class NodePaths(NamedTuple):

@@ -1,0 +1,41 @@
+"""Fixtures that all rings of tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+#: State directories may not lie in /tmp, so tests work below the checkout.
+SCRATCH = Path(__file__).resolve().parent.parent / "build" / "tmp"
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A fresh directory on the local disk, outside /tmp, removed afterwards."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(dir=SCRATCH))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of whoever runs the tests reaches them."""
+    for name in list(os.environ):
+        if name.startswith("HAKURIVER_"):
+            monkeypatch.delenv(name)
+
+
+def eventually(condition: Callable[[], object], deadline_s: float = 20.0, every_s: float = 0.02) -> None:
+    """Wait until `condition()` is true; fail after the deadline."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s} s: {condition}")
+        time.sleep(every_s)
