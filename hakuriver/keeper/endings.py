@@ -1,0 +1,76 @@
+"""How a task ended, in the words of the protocol. Pure functions."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hakuriver.keeper.messages import Ended
+    from hakuriver.keeper.task import Task
+
+#: The state of a task that was stopped, by the cause of the stopping.
+STOPPED = {
+    "killed": "killed",
+    "shutdown": "killed",
+    "fenced": "fenced",
+    "time_limit": "failed",
+    "oom": "killed_oom",
+    "launch": "failed",
+    "reboot": "failed",
+    "keeper_died": "failed",
+}
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV``; a real-time signal has no name of its own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def verdict(stop: str | None, stop_reason: str, status: int, oom: bool) -> tuple[str, str, str]:
+    """State, cause and reason for a wait status. What stopped it goes before how it then ended."""
+    if stop is not None:
+        return STOPPED[stop], stop, stop_reason
+    code = os.waitstatus_to_exitcode(status)
+    if oom and code != 0:
+        return "killed_oom", "oom", "the memory limit was reached"
+    if code < 0:
+        return "failed", "signal", f"ended by {signal_name(-code)}"
+    if code == 0:
+        return "completed", "exit", "exit code 0"
+    return "failed", "exit", f"exit code {code}"
+
+
+def peak(sampled: int | None, maxrss: int, own: int) -> int | None:
+    """Most memory used, bytes. The kernel counts the keeper's own size as the child's: up to that it says nothing."""
+    return max(sampled or 0, maxrss) if maxrss > own else sampled
+
+
+def unborn(task: Task, cause: str, reason: str, now: float, /, **more: Any) -> Ended:
+    """The end of a task of which no process is known."""
+    end: Any = {
+        "kind": "ended", "task": task.task, "attempt": task.attempt, "state": STOPPED[cause], "cause": cause,
+        "exit_code": None, "signal": None, "reason": reason, "started_at": task.started_at, "ended_at": now,
+        "wall_s": 0.0, "cpu_s": 0.0, "peak_memory_bytes": None, "out_bytes": 0, "err_bytes": 0,
+        "slot": None, "ran": False, **more,
+    }  # fmt: skip
+    return end  # type: ignore[no-any-return]
+
+
+def ended(task: Task, now: float, sizes: tuple[int, int], own_peak: int) -> Ended:
+    """The end of a task whose main process has been reaped and whose tree is gone. ``own_peak``: bytes."""
+    assert task.exit is not None
+    status, cpu, maxrss, mono = task.exit
+    state, cause, reason = verdict(task.stop, task.stop_reason, status, task.oom)
+    code = os.waitstatus_to_exitcode(status)
+    return unborn(
+        task, "killed", reason, now,
+        state=state, cause=cause, ran=True, exit_code=code if code >= 0 else None, signal=-code if code < 0 else None,
+        wall_s=round(mono - (task.started_mono or mono), 6), cpu_s=round(cpu, 6),
+        peak_memory_bytes=peak(task.peak, maxrss, own_peak), out_bytes=sizes[0], err_bytes=sizes[1],
+        slot=task.slot_number if sizes != (0, 0) else None,
+    )  # fmt: skip
