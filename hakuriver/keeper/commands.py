@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING, Any
 
 from hakuriver.keeper.record import fact, queue_line
 from hakuriver.keeper.task import ENDED, PAUSED, RUNNING, Task
 
+TYPE_CHECKING = False  # the real one would load the typing module
 if TYPE_CHECKING:
+    from typing import Any
+
     from hakuriver.keeper.core import Keeper
 
-Message = dict[str, Any]
+    Message = dict[str, Any]
 
 
 def hello(keeper: Keeper, message: Message, raw: bytes) -> None:

@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import time
-from typing import TYPE_CHECKING, Any
 
 from hakuriver.keeper import endings, kernel, lease, proc
 from hakuriver.keeper.memory import Groups
@@ -22,8 +21,10 @@ from hakuriver.keeper.timers import Timer, Timers
 from hakuriver.keeper.trees import Trees, kill_leftovers
 from hakuriver.keeper.waiting import Capacity, Queue
 
+TYPE_CHECKING = False  # the real one would load the typing module
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from hakuriver.keeper.messages import Ended
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # the real one would load the typing module
 if TYPE_CHECKING:
+    from typing import Any
+
     from hakuriver.keeper.messages import Ended
     from hakuriver.keeper.task import Task
 

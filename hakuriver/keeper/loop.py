@@ -12,13 +12,15 @@ import signal
 import socket
 import struct
 import sys
-import traceback
-from typing import Any
 
 from hakuriver.keeper import kernel
 from hakuriver.keeper.commands import COMMANDS
 from hakuriver.keeper.core import Keeper
 from hakuriver.keeper.record import encode
+
+TYPE_CHECKING = False  # the real one would load the typing module
+if TYPE_CHECKING:
+    from typing import Any
 
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
 GRACE_S = 2.0  #: how long a keeper with nothing to do waits for a runner
@@ -26,6 +28,14 @@ MAX_LINE = 64 << 20  #: bytes; a runner that sends a longer line is cut off
 MAX_UNREAD = 64 << 20  #: bytes; a runner that leaves more unread is cut off, and told all at its next hello
 RETRY_RECORD_S = 1.0
 LOCAL_PEER = struct.Struct("3i")  #: struct ucred: pid, uid, gid
+
+
+def _log() -> None:
+    """Write the exception at hand to keeper.log."""
+    kind, problem, trace = sys.exc_info()
+    if kind is not None and problem is not None:
+        sys.excepthook(kind, problem, trace)
+    sys.stderr.flush()
 
 
 def peer_uid(sock: socket.socket) -> int:
@@ -144,7 +154,7 @@ class Loop:
         try:
             self.keeper.record.compact(self.keeper.known, self.keeper.boot)
         except OSError:
-            traceback.print_exc()  # the old record goes on
+            _log()  # the old record goes on
 
     def _hear_signals(self) -> bool:
         data = os.read(self._signals, 128 * 16)
@@ -181,8 +191,7 @@ class Loop:
         except OSError:
             self._drop()
         except Exception:  # a message that makes no sense must not cost the tasks their parent
-            traceback.print_exc()
-            sys.stderr.flush()
+            _log()
             self._drop()
 
     def _obey(self, line: bytes) -> None:

@@ -19,13 +19,14 @@ from __future__ import annotations
 import json
 import os
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
 from hakuriver.keeper import endings
 from hakuriver.keeper.task import ENDED, PAUSED, QUEUED, RUNNING, STARTING, Key, Spec, Task
 
+TYPE_CHECKING = False  # the real one would load the typing module
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from hakuriver.keeper.messages import Ended
 

@@ -14,10 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from hakuriver.keeper import kernel, proc
 
+TYPE_CHECKING = False  # the real one would load the typing module
 if TYPE_CHECKING:
     from hakuriver.keeper.outputs import Slot
     from hakuriver.keeper.task import Task

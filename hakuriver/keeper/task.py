@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # the real one would load the typing module
 if TYPE_CHECKING:
+    from typing import Any
+
     from hakuriver.keeper.messages import Ended, SpecMessage, TaskMessage, TaskState
     from hakuriver.keeper.outputs import Slot
     from hakuriver.keeper.timers import Timer
