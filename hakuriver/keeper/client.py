@@ -71,7 +71,7 @@ class KeeperClient:
         self.send({"op": "hello", "v": 1, "cores": cores, "memory_bytes": memory_bytes})
         while True:
             self._sock.settimeout(max(deadline - time.monotonic(), 0.01))
-            messages = self._receive(self._sock, 0)
+            messages = self._receive(self._sock)
             if messages:
                 # The keeper tells nothing before it has answered the hello.
                 self._early = messages[1:]
@@ -165,7 +165,8 @@ class KeeperClient:
         sock = self._connected()
         early, self._early = self._early, []
         try:
-            return early + self._receive(sock, socket.MSG_DONTWAIT)
+            sock.setblocking(False)
+            return early + self._receive(sock)
         except BlockingIOError:
             return early
         except OSError as error:
@@ -176,8 +177,8 @@ class KeeperClient:
         """The events of all messages that have come; never waits."""
         return [event for message in self.receive() for event in message.get("events", ())]
 
-    def _receive(self, sock: socket.socket, flags: int) -> list[dict[str, Any]]:
-        data = sock.recv(1 << 20, flags)
+    def _receive(self, sock: socket.socket) -> list[dict[str, Any]]:
+        data = sock.recv(1 << 20)
         if not data:
             raise KeeperLost("the keeper closed the connection")
         self._partial += data

@@ -366,7 +366,7 @@ class Keeper:
         self.capacity.reserve(task, -1)
         if task.group is not None:
             oom, peak = self.groups.told(task.group)
-            task.oom, task.peak = task.oom or oom, peak
+            task.oom, task.peak, task.metered = task.oom or oom, peak, peak is not None
             self.groups.remove(task.group)
             task.group = None
         slot, task.slot = task.slot, None

@@ -73,6 +73,7 @@ def ended(task: Task, now: float, sizes: tuple[int, int], own_peak: int) -> Ende
         task, "killed", reason, now,
         state=state, cause=cause, ran=True, exit_code=code if code >= 0 else None, signal=-code if code < 0 else None,
         wall_s=round(mono - (task.started_mono or mono), 6), cpu_s=round(cpu, 6),
-        peak_memory_bytes=peak(task.peak, maxrss, own_peak), out_bytes=sizes[0], err_bytes=sizes[1],
+        peak_memory_bytes=task.peak if task.metered else peak(task.peak, maxrss, own_peak),
+        out_bytes=sizes[0], err_bytes=sizes[1],
         slot=task.slot_number if sizes != (0, 0) else None,
     )  # fmt: skip

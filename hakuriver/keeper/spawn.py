@@ -122,6 +122,13 @@ def explain(task: Task, error: int) -> Failure:
     return Failure(code, f"cannot run {os.fsdecode(name)}: {os.strerror(error)}")
 
 
+def _runnable(path: bytes) -> int:
+    """0, or why a file cannot be run."""
+    if not os.path.exists(path):
+        return errno.ENOENT
+    return 0 if os.path.isfile(path) and os.access(path, os.X_OK) else errno.EACCES
+
+
 def _joining(task: Task, env: list[bytes]) -> tuple[bytes, list[bytes], list[bytes]]:
     """Program, arguments and environment that join the task's memory cgroup first."""
     procs = os.fsencode(f"{task.group}/cgroup.procs")
@@ -138,7 +145,7 @@ def launch(task: Task) -> int | Failure:
         return Failure(126, "a NUL byte in an argument or in the environment")
     if task.group is not None and not error:
         # What the shell cannot start is told by exit code only, so look first.
-        error = 0 if os.access(os.path.join(spec.cwd or b"/", program), os.X_OK) else errno.ENOENT
+        error = _runnable(os.path.join(spec.cwd or b"/", program))
         program, argv, env = _joining(task, env)
         c_argv = vector(argv)
     else:

@@ -52,8 +52,8 @@ class Task:
 
     __slots__ = (
         "answers", "attempt", "attempt_env", "deadline", "end", "exit", "group", "intended", "key", "marker", "meta",
-        "n", "oom", "peak", "phase", "pid", "priority", "rerunnable", "slot", "slot_number", "spec", "started_at",
-        "started_mono", "stop", "stop_reason", "task", "ticks", "waited_since",
+        "metered", "n", "oom", "peak", "phase", "pid", "priority", "rerunnable", "slot", "slot_number", "spec",
+        "started_at", "started_mono", "stop", "stop_reason", "task", "ticks", "waited_since",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, raw: TaskMessage, n: int, owner: str) -> None:
@@ -81,7 +81,8 @@ class Task:
         self.exit: tuple[int, float, int, float] | None = None  #: wait status, cpu s, maxrss bytes, monotonic
         self.waited_since = 0.0
         self.group: str | None = None  #: its memory cgroup
-        self.peak: int | None = None
+        self.peak: int | None = None  #: bytes, as sampled
+        self.metered = False  #: the peak is the cgroup's: nothing is to be added to it
         self.oom = False
         self.end: Ended | None = None
 
