@@ -7,6 +7,7 @@ HAKURIVER_SHARED_DIR overrides `shared_dir` in all of them. Finding the share al
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ def read_table(path: str | None) -> dict[str, Any]:
     """The file's content as nested tables. Raises ConfigError if it is no TOML."""
     if path is None:
         return {}
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415 - only where a file is read
+    else:
+        import tomli as tomllib  # noqa: PLC0415
     try:
         with open(path, "rb") as file:
             table: dict[str, Any] = tomllib.load(file)

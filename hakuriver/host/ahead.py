@@ -1,0 +1,43 @@
+"""How much short work each node gets in advance: about what it has just done in a second.
+
+Without it a node that runs tasks of a few milliseconds would wait for a round trip after each. What was sent
+ahead lies in the node's keeper, which starts it as soon as there is room.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from hakuriver.host.state import State
+
+#: Seconds looked back, and the longest task that counts as short.
+WINDOW_S = 1.0
+#: Cores' worth sent ahead at most.
+AHEAD_MOST = 4000
+
+
+class Ahead:
+    """Remembers which short tasks ended on which node lately."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, deque[tuple[float, int]]] = {}
+
+    def note(self, node: str, events: list[dict[str, Any]], state: State, now: float) -> None:
+        """Look at a batch of events; `now`: CLOCK_BOOTTIME, seconds."""
+        cores = 0
+        for event in events:
+            if event["kind"] == "ended" and event["end"].get("wall_s", WINDOW_S) < WINDOW_S:
+                job = state.jobs.get(event["job"])
+                cores += job.spec.get("cores", 1) if job else 0
+        if cores:
+            self._ended.setdefault(node, deque()).append((now, cores))
+
+    def cores(self, node: str, now: float) -> int:
+        """Cores' worth of short tasks that the node may be sent beyond what is free."""
+        ended = self._ended.get(node)
+        if not ended:
+            return 0
+        while ended and now - ended[0][0] > WINDOW_S:
+            ended.popleft()
+        return min(AHEAD_MOST, sum(cores for _, cores in ended))

@@ -1,0 +1,231 @@
+"""From requests that were read at the door to changes: who may ask what, and what the answer is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hakuriver.host import checking, door
+from hakuriver.host.checking import problem
+from hakuriver.host.door import Asked
+from hakuriver.host.finished import Finished
+from hakuriver.host.jobs import ONLY, Job
+from hakuriver.ids import is_job_id, parse_task
+from hakuriver.records import FINAL, ControlRequest, HostRequest, NodeRequest, RunRequest, task_count
+
+if TYPE_CHECKING:
+    from hakuriver.host.leader import Host
+
+
+class Answers:
+    """Answers each request with exactly one change that bears or leads to its receipt."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._state = host.state
+        self.finished = Finished(host.disk)
+
+    def answer(self, asked: Asked) -> None:
+        """Accept or refuse one request."""
+        problems = asked.refusal or self._not_allowed(asked)
+        if problems:
+            self._refuse(asked, problems)
+        elif asked.kind == "run":
+            self._run(asked, [asked.body])
+        elif asked.kind == "batch":
+            self._run(asked, asked.body)
+        elif isinstance(asked.body, ControlRequest):
+            self._control(asked, asked.body)
+        elif isinstance(asked.body, NodeRequest):
+            self._node(asked, asked.body)
+        else:
+            self._housekeeping(asked, asked.body)
+        self._host.door.answered(asked.entry)
+
+    def _not_allowed(self, asked: Asked) -> list[dict[str, Any]] | None:
+        """Whether who asked may. A river of this version is its user's own."""
+        if asked.uid != self._host.own_uid and not self._is_admin(asked.uid):
+            who, own = door.user_name(asked.uid), door.user_name(self._host.own_uid)
+            return [problem("file", asked.taken.name, f"it belongs to {who}; this river takes requests of {own} alone")]
+        if isinstance(asked.body, NodeRequest | HostRequest) and not self._is_admin(asked.uid):
+            return [problem("request", asked.kind, "only admins may ask for this", "see cluster.admins on the host")]
+        return None
+
+    def _is_admin(self, uid: int) -> bool:
+        return uid == self._host.own_uid or door.user_name(uid) in self._host.settings.cluster.admins
+
+    def _refuse(self, asked: Asked, problems: list[dict[str, Any]]) -> None:
+        self._host.decide(["receipt", self._receipt(asked, "refused", errors=problems), asked.entry])
+
+    def _receipt(self, asked: Asked, outcome: str, **more: Any) -> dict[str, Any]:
+        return {
+            "format": 1, "request": asked.taken.request, "name": asked.taken.name, "kind": asked.kind,
+            "outcome": outcome, "at": self._host.now(), "uid": asked.uid, **more,
+        }  # fmt: skip
+
+    # -- jobs
+
+    def _run(self, asked: Asked, bodies: list[RunRequest]) -> None:
+        jobs: list[list[Any]] = []
+        warnings: list[dict[str, Any]] = []
+        for number, body in enumerate(bodies, 1):
+            where = f"line {number}: " if asked.kind == "batch" else ""
+            problems, failed = self._check_job(body, asked.uid)
+            if problems:
+                return self._refuse(asked, [{**p, "field": where + p["field"]} for p in problems])
+            warnings += [{**p, "field": where + p["field"]} for p in failed]
+            job = self._id_for(asked, body)
+            if self.finished.known(job) or job in self._state.jobs:
+                if asked.kind == "batch":
+                    continue
+                return self._host.forget_taken(asked.entry)
+            jobs.append([job, checking.spec_of(body)])
+        tasks = sum(task_count(spec.get("array"), len(spec.get("targets") or ())) for _, spec in jobs)
+        receipt = self._receipt(asked, "accepted", ids=[job for job, _ in jobs], tasks=tasks, errors=warnings)
+        self._host.decide(["jobs", receipt, door.user_name(asked.uid), jobs, asked.entry])
+        return None
+
+    def _id_for(self, asked: Asked, body: RunRequest) -> str:
+        if asked.kind == "batch":
+            return body.id or self._host.new_id()
+        return body.id or asked.taken.request
+
+    def _check_job(self, body: RunRequest, uid: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """What forbids the job, and which of its targets cannot be had; those are taken out of it."""
+        if body.priority > 0 and not self._is_admin(uid):
+            return [problem("priority", body.priority, "above 0 is for admins", "use 0 or less")], []
+        if body.executor not in ("auto", "process"):
+            return [problem("executor", body.executor, "this version runs plain processes only", "use auto")], []
+        failed = [p for target in body.targets if (p := self._check_target(body, target))]
+        if failed and len(failed) == len(body.targets):
+            return failed, []
+        bad = {p["value"] for p in failed}
+        body.targets = [target for target in body.targets if target not in bad]
+        return self._check_size(body), failed
+
+    def _check_target(self, body: RunRequest, target: str) -> dict[str, Any] | None:
+        node = self._state.nodes.get(target)
+        if node is None:
+            known = ", ".join(sorted(self._state.nodes)) or "none"
+            return problem("targets", target, "there is no such node", f"nodes known: {known}")
+        if body.cores > node.cores:
+            return problem("targets", target, f"cores = {body.cores}: {target} has {node.cores}")
+        if (body.memory or 0) > node.memory_bytes:
+            return problem("targets", target, f"memory = {body.memory}: {target} has {node.memory_bytes} bytes")
+        return None
+
+    def _check_size(self, body: RunRequest) -> list[dict[str, Any]]:
+        """A job for any node that no known node could ever run."""
+        nodes = self._state.nodes.values()
+        if body.targets or not nodes:
+            return []
+        if any(body.cores <= n.cores and (body.memory or 0) <= n.memory_bytes for n in nodes):
+            return []
+        most = max(n.cores for n in nodes)
+        if body.cores > most:
+            return [problem("cores", body.cores, f"no node has so many: the largest has {most}")]
+        largest = max(n.memory_bytes for n in nodes)
+        return [problem("memory", body.memory, f"no node has so much with {body.cores} cores; at most {largest} bytes")]
+
+    # -- controls
+
+    def _control(self, asked: Asked, body: ControlRequest) -> None:
+        if body.request == "requeue":
+            return self._requeue(asked)
+        tasks, answers = self._resolve(body.targets)
+        self._host.decide(
+            ["control", asked.taken.request, asked.taken.name, body.request, asked.uid, self._host.now(),
+             tasks, answers, asked.entry]
+        )  # fmt: skip
+        return None
+
+    def _resolve(self, targets: list[str]) -> tuple[list[list[Any]], list[list[Any]]]:
+        """Every task meant, as [job, k]; and answers for what is not there any more or never was."""
+        tasks: list[list[Any]] = []
+        answers: list[list[Any]] = []
+        for target in dict.fromkeys(targets):
+            job_id, k = parse_task(target) or (target, None)
+            job = self._state.jobs.get(job_id)
+            if job is None:
+                answers.append([target, False, self.finished.describe(job_id)])
+            elif k is None:
+                tasks += [[job.id, job.wire_k(index)] for index in _not_over(job)] or []
+                if job.finished:
+                    answers.append([target, False, f"already {job.ending()[0]}"])
+            elif self._has(job, k):
+                tasks.append([job.id, k])
+            else:
+                answers.append([target, False, "there is no such task"])
+        return tasks, answers
+
+    def _has(self, job: Job, k: int) -> bool:
+        try:
+            job.state_of(k)
+        except KeyError:
+            return False
+        return not job.single
+
+    def _requeue(self, asked: Asked) -> None:
+        body = asked.body
+        done: list[list[Any]] = []
+        for target in dict.fromkeys(body.targets):
+            job_id, k = parse_task(target) or (target, None)
+            done += self._requeue_one(target, job_id, k)
+        rows = [{"task": task, "ok": ok, "outcome": outcome} for task, ok, outcome in done]
+        self._host.decide(["receipt", self._receipt(asked, "done", answers=rows), asked.entry])
+
+    def _requeue_one(self, target: str, job_id: str, k: int | None) -> list[list[Any]]:
+        if not is_job_id(job_id):
+            return [[target, False, "there is no such job"]]
+        job = self._state.jobs.get(job_id)
+        if job is None:
+            snapshot = self.finished.read(job_id)
+            if snapshot is None:
+                return [[target, False, "there is no such job"]]
+            self._host.decide(["revive", snapshot])
+            job = self._state.jobs[job_id]
+        if k is not None and not self._has(job, k):
+            return [[target, False, "there is no such task"]]
+        wanted = [ONLY if k is None else k] if k is not None or job.single else _unsuccessful(job)
+        over = [i for i in wanted if job.state_of(i) in FINAL]
+        if not over:
+            return [[target, False, "nothing to requeue: no task of it has ended" if k is None else "it is not over"]]
+        self._host.decide(["requeue", job.id, [job.wire_k(i) for i in over]])
+        return [[job.name_of(i), True, "requeued"] for i in over]
+
+    # -- nodes and housekeeping
+
+    def _node(self, asked: Asked, body: NodeRequest) -> None:
+        node = self._state.nodes.get(body.node)
+        if node is None:
+            known = ", ".join(sorted(self._state.nodes)) or "none"
+            return self._refuse(asked, [problem("node", body.node, "there is no such node", f"nodes known: {known}")])
+        if body.request == "forget":
+            if not self._host.hearing.offline(body.node) or node.held:
+                return self._refuse(
+                    asked, [problem("node", body.node, "it is online or has tasks", "stop its runner; wait or kill")]
+                )
+            self._host.decide(["forget", body.node])
+            self._host.hearing.seen.pop(body.node, None)
+        else:
+            self._host.decide(["drain", body.node, body.request == "drain"])
+        self._host.decide(["receipt", self._receipt(asked, "done", text=f"{body.request}: {body.node}"), asked.entry])
+        return None
+
+    def _housekeeping(self, asked: Asked, body: HostRequest) -> None:
+        if body.request == "reindex":
+            self._host.want_reindex = True
+            text = "the index is being rebuilt"
+        else:
+            text = self._host.collect(body.older_than)
+        self._host.decide(["receipt", self._receipt(asked, "done", text=text), asked.entry])
+
+
+def _not_over(job: Job) -> list[int]:
+    """Indices of the job's tasks that a control may concern."""
+    live = [k for k, task in job.live.items() if task.state not in FINAL or task.state == "lost"]
+    return sorted({*live, *job.waiting})
+
+
+def _unsuccessful(job: Job) -> list[int]:
+    """Indices of the job's tasks that are over and did not complete."""
+    return [k for k in job.all_indices() if job.state_of(k) in FINAL - {"completed"}]

@@ -1,0 +1,177 @@
+"""Checks what lies at the door, and says what is wrong with it: field, value, remedy."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from hakuriver.ids import parse_task
+from hakuriver.records import NESTING_MAX, ControlRequest, HostRequest, JobSpec, NodeRequest, RunRequest
+
+_MODELS: dict[str, type[BaseModel]] = {"run": RunRequest}
+for _model in (ControlRequest, NodeRequest, HostRequest):
+    _MODELS |= dict.fromkeys(get_args(_model.model_fields["request"].annotation), _model)
+
+#: Problems told of one file at most.
+PROBLEMS_MOST = 20
+
+
+class Refusal(Exception):
+    """A request that cannot be accepted: {problems}."""
+
+    def __init__(self, problems: list[dict[str, Any]], *, kind: str = "run", unfinished: bool = False) -> None:
+        super().__init__(problems)
+        self.problems = problems
+        self.kind = kind
+        self.unfinished = unfinished  #: it may only be that the file is still being written
+
+
+class Unfinished(Exception):
+    """The file may still be growing."""
+
+
+def problem(field: str, value: object, message: str, remedy: str | None = None) -> dict[str, Any]:
+    """One thing that is wrong: records.Problem."""
+    shown = None if value is None else str(value)[:200]
+    return {"field": field, "value": shown, "message": message, "remedy": remedy}
+
+
+def document(data: bytes) -> dict[str, Any]:
+    """Parse a JSON object strictly: UTF-8, no NaN, no key twice, not nested too deep. Raises Refusal."""
+    try:
+        found = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            [problem("file", None, f"it is not UTF-8: {error.reason} at byte {error.start}")], unfinished=True
+        ) from None
+    except RecursionError:
+        raise Refusal([problem("file", None, f"it is nested deeper than {NESTING_MAX} levels")]) from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise Refusal([problem("file", None, f"it is no JSON: {error.msg} at {where}")], unfinished=True) from None
+    except ValueError as error:
+        raise Refusal([problem("file", None, str(error))]) from None
+    if not isinstance(found, dict):
+        raise Refusal([problem("file", None, "it must be a JSON object", 'write {"command": ["echo", "hi"]}')])
+    if _depth(found) > NESTING_MAX:
+        raise Refusal([problem("file", None, f"it is nested deeper than {NESTING_MAX} levels")])
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"the key {twice!r} stands in it twice")
+    return found
+
+
+def _depth(value: object) -> int:
+    depth, level = 0, [value]
+    while level and depth <= NESTING_MAX:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def request(data: bytes) -> Any:
+    """Read one request: a records.Request. Raises Refusal."""
+    return check(document(data))
+
+
+def check(found: dict[str, Any]) -> Any:
+    """Check a parsed request against its model. Raises Refusal."""
+    kind = found.get("request", "run")
+    model = _MODELS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        near = difflib.get_close_matches(str(kind), _MODELS, n=1, cutoff=0.0)[0]
+        raise Refusal([problem("request", kind, "there is no such request", f"did you mean {near}?")])
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        problems = [_explain(e, model) for e in error.errors()[:PROBLEMS_MOST]]
+        raise Refusal(problems, kind=kind) from None
+
+
+def _explain(error: Any, model: type[BaseModel]) -> dict[str, Any]:
+    field = ".".join(str(part) for part in error["loc"]) or "file"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, model.model_fields, n=1, cutoff=0.0)
+        return problem(field, error["input"], "there is no such key", f"the nearest known one is {near[0]}")
+    if error["type"] == "missing":
+        return problem(field, None, "it must be there", f"add {field!r}")
+    info = model.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    value = None if field == "file" else error["input"]
+    return problem(field, value, error["msg"].removeprefix("Value error, "), info.description if info else None)
+
+
+def batch(data: bytes, settled: bool) -> list[RunRequest]:
+    """Read JSON Lines, one job a line, closed by {"end": N}. All or nothing. Raises Refusal, Unfinished."""
+    lines = data.split(b"\n")
+    whole = lines.pop() == b""
+    closing = _closing(lines[-1]) if whole and lines else None
+    if closing is None and not settled:
+        raise Unfinished
+    if closing is not None:
+        lines.pop()
+        if closing != len(lines):
+            message = f"the last line says {closing} jobs, {len(lines)} lines stand before it"
+            raise Refusal([problem("end", closing, message)], kind="batch")
+    jobs, problems = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            jobs.append(_line(line))
+        except Refusal as refusal:
+            problems += [{**p, "field": f"line {number}: {p['field']}"} for p in refusal.problems]
+    if not jobs and not problems:
+        problems.append(problem("file", None, "there is no job in it"))
+    if problems:
+        raise Refusal(problems[:PROBLEMS_MOST], kind="batch")
+    return jobs
+
+
+def _closing(line: bytes) -> int | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    end = found.get("end") if isinstance(found, dict) and len(found) == 1 else None
+    return end if isinstance(end, int) else None
+
+
+def _line(line: bytes) -> RunRequest:
+    body = request(line)
+    if not isinstance(body, RunRequest):
+        raise Refusal([problem("request", body.request, "only jobs may stand in a batch")])
+    return body
+
+
+def touched(kind: str, stem: str) -> ControlRequest:
+    """A request that is all in its name: `<job or task>.kill`. Raises Refusal."""
+    if parse_task(stem) is None:
+        raise Refusal([problem("file", f"{stem}.{kind}", "its name must be a job id or a task", None)], kind=kind)
+    return ControlRequest.model_validate({"request": kind, "targets": [stem]})
+
+
+def spec_of(body: RunRequest) -> dict[str, Any]:
+    """What is kept of a request to run: records.JobSpec."""
+    kept = body.model_dump(exclude={"request", "format", "id"}, exclude_none=True)
+    for old, new in (("memory", "memory_bytes"), ("time_limit", "time_limit_s")):
+        if old in kept:
+            kept[new] = kept.pop(old)
+    assert not kept.keys() - JobSpec.model_fields.keys()
+    return kept

@@ -1,0 +1,152 @@
+"""The door: reads, checks and answers what people and programs drop into incoming/.
+
+The host takes a file by renaming it into host/taken/, so that its writer cannot replace it and the same name
+may be dropped again. There it is waited for until it is whole: JSON that ends is; a file that does not
+parse is refused once it has not changed for SETTLE_S.
+"""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hakuriver.host import checking
+from hakuriver.host.checking import Refusal
+from hakuriver.ids import is_job_id
+from hakuriver.records import BATCH_FILE_MAX, JOB_FILE_MAX
+from hakuriver.spool import files, layout
+from hakuriver.spool.files import Disk, DoorFile
+from hakuriver.spool.layout import Taken
+
+#: Seconds without a change after which a file that is no whole request is taken for finished.
+SETTLE_S = 2.0
+#: Files taken in one tick at most, so that nodes are heard between.
+TAKE_MOST = 2000
+
+
+class Asked(NamedTuple):
+    """A request that has been read and checked, or refused."""
+
+    entry: str  #: its name in host/taken/
+    taken: Taken
+    uid: int
+    kind: str
+    body: Any  #: a records.Request, a list of RunRequest, or task name for a touched file
+    refusal: list[dict[str, Any]] | None
+
+
+class Door:
+    """Takes and reads requests."""
+
+    def __init__(self, disk: Disk, new_id: Callable[[], str], boottime: Callable[[], float]) -> None:
+        self._disk = disk
+        self._new_id = new_id
+        self._boottime = boottime
+        self._settling: dict[str, tuple[tuple[int, int], float]] = {}
+        self._waiting: set[str] = set()  #: names in host/taken/ that are not answered yet
+        self._counter = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether something taken is not whole yet."""
+        return bool(self._waiting)
+
+    def find_taken(self) -> set[str]:
+        """What an earlier run has taken and not answered."""
+        self._waiting = {name for name in files.names(self._disk, layout.TAKEN) if layout.parse_taken(name)}
+        return self._waiting
+
+    def take(self, term: int, seq: int) -> int:
+        """Take what lies at the door; tell how many. The renames are durable on return."""
+        taken = 0
+        for entry in sorted(self._disk.list(layout.INCOMING)):
+            match = layout.DOOR_NAME.fullmatch(entry.name)
+            if match and not entry.is_dir and taken < TAKE_MOST:
+                taken += self._take_one(entry.name, match[1], match[2], term, seq)
+        if taken:
+            self._disk.sync([layout.TAKEN, layout.INCOMING])
+        return taken
+
+    def _take_one(self, name: str, stem: str, ending: str, term: int, seq: int) -> int:
+        own = ending in ("json", "jsonl") and is_job_id(stem)
+        self._counter += 1
+        target = layout.taken_name(term, seq, stem if own else self._new_id(), name)
+        if own and target in self._waiting:
+            return 0  # dropped again within a tick: the one before is answered first
+        if files.move(self._disk, layout.incoming(name), f"{layout.TAKEN}/{target}"):
+            self._waiting.add(target)
+            return 1
+        return 0
+
+    def read(self) -> list[Asked]:
+        """Read what is whole; the rest stays."""
+        asked = []
+        for entry in sorted(self._waiting):
+            found = self._read_one(entry)
+            if found is not None:
+                asked.append(found)
+        return asked
+
+    def answered(self, entry: str) -> None:
+        """A request needs no more attention: its answer is in the journal."""
+        self._waiting.discard(entry)
+        self._settling.pop(entry, None)
+
+    def _read_one(self, entry: str) -> Asked | None:
+        taken = layout.parse_taken(entry)
+        assert taken is not None
+        match = layout.DOOR_NAME.fullmatch(taken.name)
+        assert match is not None
+        ending = match[2]
+        limit = BATCH_FILE_MAX if ending == "jsonl" else JOB_FILE_MAX
+        try:
+            file = self._disk.inspect(f"{layout.TAKEN}/{entry}", limit)
+        except FileNotFoundError:
+            self.answered(entry)
+            return None
+        if file.refusal:
+            return self._refuse(entry, taken, file, checking.problem("file", taken.name, file.refusal))
+        if file.size > limit or len(file.data) > limit:
+            message = f"it has {file.size:,} bytes; at most {limit:,} are read"
+            return self._refuse(entry, taken, file, checking.problem("file", taken.name, message))
+        try:
+            kind, body = self._parse(entry, match[1], ending, file)
+        except Refusal as refusal:
+            if refusal.unfinished and not self._settled(entry, file):
+                return None
+            return Asked(entry, taken, file.uid, refusal.kind, None, refusal.problems)
+        except checking.Unfinished:
+            return None
+        return Asked(entry, taken, file.uid, kind, body, None)
+
+    def _refuse(self, entry: str, taken: Taken, file: DoorFile, problem: dict[str, Any]) -> Asked:
+        return Asked(entry, taken, file.uid, "run", None, [problem])
+
+    def _parse(self, entry: str, stem: str, ending: str, file: DoorFile) -> tuple[str, Any]:
+        if ending == "jsonl":
+            return "batch", checking.batch(file.data, self._settled(entry, file))
+        if ending == "json":
+            body = checking.request(file.data)
+            given = getattr(body, "id", None)
+            if is_job_id(stem) and given not in (None, stem):
+                raise Refusal([checking.problem("id", given, f"the file's name says {stem}")])
+            return body.request, body
+        return ending, checking.touched(ending, stem)
+
+    def _settled(self, key: str, file: DoorFile) -> bool:
+        """Whether the file has not changed for SETTLE_S on this machine's clock."""
+        now = self._boottime()
+        stamp, since = self._settling.get(key, (None, now))
+        if stamp != file.stamp:
+            self._settling[key] = (file.stamp, now)
+            return False
+        return now - since >= SETTLE_S
+
+
+def user_name(uid: int) -> str:
+    """The user's name on this machine, or the number."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

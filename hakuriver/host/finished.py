@@ -1,0 +1,59 @@
+"""Finished jobs, as they lie in jobs/done/: found by listing their bucket, never by an index."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hakuriver.host.jobs import Job
+from hakuriver.ids import is_job_id
+from hakuriver.spool import files, layout
+from hakuriver.spool.files import Disk
+
+#: Buckets whose names are remembered.
+BUCKETS_MOST = 16
+
+
+class Finished:
+    """Looks finished jobs up."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._buckets: dict[str, set[str]] = {}
+
+    def known(self, job: str) -> bool:
+        """Whether a job of this id had finished when its bucket was listed first; later ones are the host's own."""
+        bucket = layout.bucket(job)
+        jobs = self._buckets.get(bucket)
+        if jobs is None:
+            jobs = {name[:20] for name in files.names(self._disk, layout.done_bucket(job))}
+            if len(self._buckets) >= BUCKETS_MOST:
+                self._buckets.pop(next(iter(self._buckets)))
+            self._buckets[bucket] = jobs
+        return job in jobs
+
+    def add(self, job: str) -> None:
+        """This host has just finished a job."""
+        jobs = self._buckets.get(layout.bucket(job))
+        if jobs is not None:
+            jobs.add(job)
+
+    def read(self, job: str) -> dict[str, Any] | None:
+        """The newest snapshot of a finished job."""
+        if not is_job_id(job):
+            return None
+        places = sorted(
+            place[1:]
+            for name in files.names(self._disk, layout.done_bucket(job))
+            if (place := layout.parse_snapshot(name)) and place[0] == job
+        )
+        if not places:
+            return None
+        data = self._disk.read(f"{layout.done_bucket(job)}/{layout.snapshot_name(job, *places[-1])}")
+        Job.load(data)
+        return json.loads(data)  # type: ignore[no-any-return]
+
+    def describe(self, job: str) -> str:
+        """What to answer to a control of a job that is not active."""
+        snapshot = self.read(job)
+        return f"already {snapshot['state']}" if snapshot else "there is no such job"

@@ -1,0 +1,168 @@
+"""Hears the nodes: their event batches in order, and whether their heartbeats change.
+
+No clock is compared across machines. Silence is counted on this host's own CLOCK_BOOTTIME, only between
+completed listings, and a gap between two counts as one poll interval at most: a host that slept must not
+take its own pause for theirs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from hakuriver.records import EventBatch, Heartbeat, NodeDescription
+from hakuriver.settings import Timing
+from hakuriver.spool import files, layout
+from hakuriver.spool.files import Disk
+from hakuriver.spool.layout import NodePaths
+
+#: Changes of another node's heartbeat, after a lease ran out, that make it a witness.
+WITNESS_BEATS = 2
+
+
+class Seen:
+    """What this host has observed of one node; not in the journal."""
+
+    def __init__(self) -> None:
+        self.beat: tuple[int, int] | None = None  #: newest heartbeat's (epoch, seq)
+        self.heartbeat: Heartbeat | None = None
+        self.silent_s = 0.0
+        self.changes = 0  #: how often the heartbeat was seen to change
+        self.witnessed: dict[str, int] = {}  #: other node -> its `changes` when this one's lease ran out
+        self.probes = 0  #: own round trips through the node's directory since then
+
+    def reset(self) -> None:
+        """It has been heard."""
+        self.silent_s, self.probes = 0.0, 0
+        self.witnessed.clear()
+
+
+class Hearing:
+    """Observes all nodes."""
+
+    def __init__(self, disk: Disk, timing: Timing) -> None:
+        self._disk = disk
+        self._timing = timing
+        self.seen: dict[str, Seen] = {}
+        self._last: float | None = None
+
+    def nodes(self) -> list[str]:
+        """Names below nodes/."""
+        return sorted(n for n in files.names(self._disk, layout.NODES) if layout.NODE_NAME.fullmatch(n))
+
+    def observe(self, nodes: list[str], now: float) -> list[str]:
+        """List every node's heartbeats; return those whose heartbeat has changed. `now`: CLOCK_BOOTTIME, seconds."""
+        step = 0.0 if self._last is None else min(now - self._last, self._timing.poll_interval)
+        changed = []
+        for name in nodes:
+            if self._look(name, self.seen.setdefault(name, Seen()), step):
+                changed.append(name)
+        self._last = now
+        self._witness(nodes)
+        return changed
+
+    def pause(self) -> None:
+        """A listing failed: what has passed until the next is not counted."""
+        self._last = None
+
+    def _look(self, name: str, seen: Seen, step: float) -> bool:
+        beats = files.positions(self._disk, NodePaths(name).dir("heartbeat"))
+        newest = beats[-1] if beats else None
+        if newest is None or newest == seen.beat or (seen.beat and newest < seen.beat):
+            seen.silent_s += step
+            return False
+        try:
+            heartbeat = Heartbeat.model_validate_json(self._disk.read(NodePaths(name).numbered("heartbeat", *newest)))
+        except (FileNotFoundError, ValidationError):
+            return False  # gone or unreadable just now: the next listing tells more
+        seen.beat, seen.heartbeat = newest, heartbeat
+        seen.changes += 1
+        seen.reset()
+        return True
+
+    def _witness(self, nodes: list[str]) -> None:
+        """From the end of a silent node's lease on, count what the others show."""
+        for name in nodes:
+            seen = self.seen[name]
+            if seen.silent_s > self._timing.lease and not seen.witnessed:
+                seen.witnessed = {other: self.seen[other].changes for other in nodes if other != name}
+
+    def offline(self, name: str) -> bool:
+        """Whether the node has been silent for offline_after, or was never heard."""
+        seen = self.seen.get(name)
+        return seen is None or seen.beat is None or seen.silent_s > self._timing.offline_after
+
+    def expired(self, name: str) -> bool:
+        """Whether its lease and the margin are over."""
+        seen = self.seen.get(name)
+        return seen is not None and seen.silent_s > self._timing.lease + self._timing.lease_margin
+
+    def has_witness(self, name: str, nodes: list[str]) -> bool:
+        """Whether something else than this silent node shows that this host is not the one cut off."""
+        seen = self.seen[name]
+        if len(nodes) == 1:
+            return seen.probes >= WITNESS_BEATS
+        return any(
+            self.seen[other].changes - seen.witnessed.get(other, 0) >= WITNESS_BEATS for other in nodes if other != name
+        )
+
+    def probe(self, name: str, term: int) -> None:
+        """Write, read back and remove a file in the only node's directory: the share works for this host."""
+        seen = self.seen[name]
+        path = f"{NodePaths(name).root}/probe.{term}.{seen.probes}"
+        token = f"{term} {seen.probes} {seen.silent_s}\n".encode()
+        self._disk.remove(path)
+        files.publish(self._disk, path, token)
+        if self._disk.read(path) == token:
+            seen.probes += 1
+        self._disk.remove(path)
+
+
+class EventReader:
+    """Reads a node's event batches, strictly in order; a gap is waited for."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def read(self, node: str, cursor: tuple[int, int], most: int = 64) -> list[tuple[int, int, list[dict[str, Any]]]]:
+        """Batches after `cursor`, as (epoch, seq, events)."""
+        found = []
+        for epoch, seq in files.positions(self._disk, NodePaths(node).dir("events")):
+            if (epoch, seq) <= cursor:
+                continue
+            batch = self._batch(node, epoch, seq)
+            if batch is None or not _follows(cursor, epoch, seq, batch):
+                break
+            found.append((epoch, seq, batch))
+            cursor = (epoch, seq)
+            if len(found) >= most:
+                break
+        return found
+
+    def _batch(self, node: str, epoch: int, seq: int) -> list[dict[str, Any]] | None:
+        try:
+            raw = json.loads(self._disk.read(NodePaths(node).numbered("events", epoch, seq)))
+            EventBatch.model_validate(raw)
+        except (FileNotFoundError, ValueError):
+            return None
+        return raw["events"]  # type: ignore[no-any-return]
+
+    def description(self, node: str, epoch: int) -> dict[str, Any] | None:
+        """What the node is, as of this epoch; None if it cannot be seen yet."""
+        try:
+            data = self._disk.read(NodePaths(node).description(epoch))
+            return NodeDescription.model_validate_json(data).model_dump()
+        except (FileNotFoundError, ValidationError):
+            return None
+
+
+def _follows(cursor: tuple[int, int], epoch: int, seq: int, events: list[dict[str, Any]]) -> bool:
+    """Whether this batch is the next one after `cursor`."""
+    if epoch == cursor[0]:
+        return seq == cursor[1] + 1
+    if seq != 1 or not events or events[0]["kind"] != "begin":
+        return False
+    before = (events[0].get("previous_epoch", 0), events[0].get("previous_seq", 0))
+    return before[1] == 0 or cursor >= before or cursor == (0, 0)

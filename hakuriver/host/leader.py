@@ -1,0 +1,330 @@
+"""The host as a state machine: `open` takes the baton, each `tick` hears, plans, commits and sends.
+
+Single-threaded and without sleeps, on an injected disk and clocks, so that a test can stop it at every file
+operation. The daemon around it stands in `daemon.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hakuriver.host import answers, journal, planning, sending
+from hakuriver.host.ahead import Ahead
+from hakuriver.host.door import Door
+from hakuriver.host.hearing import EventReader, Hearing
+from hakuriver.host.housekeeping import Housekeeping
+from hakuriver.host.journal import Journal, NotYet, Superseded
+from hakuriver.host.liveness import Liveness
+from hakuriver.host.nodes import Node
+from hakuriver.host.recovery import left_over, recover
+from hakuriver.host.snapshots import Snapshots
+from hakuriver.host.state import Change
+from hakuriver.records import FORMAT
+from hakuriver.settings import Settings
+from hakuriver.spool import files, layout
+from hakuriver.spool.files import Disk, ShareError
+
+__all__ = ["Host", "NotYet", "Superseded"]
+
+#: Called with finished jobs' and changed jobs' snapshots (JSON), the nodes' index, and the journal position.
+Tell = Callable[[list[bytes], dict[str, Any], tuple[int, int]], None]
+
+
+class Host:
+    """The leading host, or one that waits to lead."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        settings: Settings,
+        host_id: str,
+        *,
+        boottime: Callable[[], float],
+        now: Callable[[], float],
+        new_id: Callable[[], str],
+        own_uid: int,
+        tell: Tell | None = None,
+        lock: sending.Lock = sending.no_lock,
+    ) -> None:
+        self.disk = disk
+        self.settings = settings
+        self.timing = settings.timing
+        self.host_id = host_id
+        self.boottime = boottime
+        self.now = now
+        self.new_id = new_id
+        self.own_uid = own_uid
+        self.lock = lock
+        self.tell = tell
+        self.leading = False
+        self._watched: tuple[str, float] | None = None  #: baton of another host, and since when it has not changed
+
+    # -- taking the lead
+
+    def open(self) -> None:
+        """Take the baton and load what it stands for. Raises NotYet while another host leads or files are missing."""
+        files.present(self.disk)
+        baton = journal.find_baton(self.disk)
+        if baton.host not in (self.host_id, "none") and not self._silent(baton.name):
+            raise NotYet(f"host {baton.host} leads (term {baton.term}); this one waits until it is silent")
+        taken = Journal.take(self.disk, baton, self.host_id)
+        self._watched = None
+        self._begin(taken)
+
+    def _silent(self, name: str) -> bool:
+        """Whether another's baton has not changed for the lease, on this host's clock."""
+        now = self.boottime()
+        if self._watched is None or self._watched[0] != name:
+            self._watched = (name, now)
+        return now - self._watched[1] > self.timing.lease
+
+    def _begin(self, taken: Journal) -> None:
+        """Start from the files; `open` is called again if something cannot be seen yet: the baton is ours then."""
+        self.journal = taken
+        self.state, last = recover(self.disk, taken)
+        self.changes: list[Change] = []
+        self._uncommitted: bytes | None = None
+        self.effects: list[sending.Effect] = []
+        self.snapshots = Snapshots(self.disk, self.state)
+        self.snapshots.adopt(left_over(self.disk, self.state))
+        self.hearing = Hearing(self.disk, self.timing)
+        self.events = EventReader(self.disk)
+        self.liveness = Liveness(self.disk, self.hearing, self.timing, self.state, taken.baton.term)
+        self.door = Door(self.disk, self.new_id, self.boottime)
+        self.answers = answers.Answers(self)
+        self.housekeeping = Housekeeping(self.disk, self.settings.retention)
+        self.ahead = Ahead()
+        self._due: dict[str, float] = {}
+        self._blocked: dict[Any, float] = {}
+        self.want_reindex = False
+        self.collected: list[str] = []  #: jobs deleted, for whoever tells
+        self.door.find_taken()
+        self.effects = sending.redo(self.state, last)
+        self._greet()
+        self.leading = True
+
+    def _greet(self) -> None:
+        """Let every node with work that it may not have claimed echo the new term."""
+        for node in self.state.nodes.values():
+            if node.documents or node.unacknowledged:
+                self._send(node, [], [])
+
+    # -- one tick
+
+    def tick(self) -> bool:
+        """Do one round of everything; tell whether anything happened. ShareError: call again later."""
+        if not self.leading:
+            self.open()
+        files.present(self.disk)
+        self._finish_last()
+        self._take_and_check()
+        self._hear()
+        self._observe()
+        self._plan_and_send()
+        happened = self._commit()
+        self._keep_house()
+        return happened
+
+    def decide(self, change: Change) -> None:
+        """Decide a change: it takes effect in memory now, and outside once the tick is committed."""
+        self.state.term, self.state.seq = self.journal.baton.term, self.journal.next_seq
+        self.changes.append(change)
+        self.state.apply(change)
+
+    def _every(self, what: str, seconds: float) -> bool:
+        """Whether `seconds` have passed since this was last true, by this host's clock."""
+        now = self.boottime()
+        if now < self._due.get(what, 0.0):
+            return False
+        self._due[what] = now + seconds
+        return True
+
+    def _finish_last(self) -> None:
+        """A tick that could not be committed or carried out comes before all that is new."""
+        if self._uncommitted is not None:
+            self._commit()
+        self._perform()
+
+    def _take_and_check(self) -> None:
+        self.door.take(self.journal.baton.term, self.journal.next_seq)
+        for asked in self.door.read():
+            self.answers.answer(asked)
+
+    def _hear(self) -> None:
+        for node in list(self.state.nodes.values()):
+            try:
+                self._hear_node(node)
+            except ShareError:
+                continue  # the others may be heard; this one is listed again next time
+
+    def _hear_node(self, node: Node) -> None:
+        for epoch, seq, events in self.events.read(node.name, node.cursor):
+            if epoch != node.epoch:
+                description = self.events.description(node.name, epoch)
+                if description is None:
+                    return
+                self.decide(["node", node.name, epoch, description])
+            self.decide(["events", node.name, epoch, seq, events])
+            self.ahead.note(node.name, events, self.state, self.boottime())
+
+    def _observe(self) -> None:
+        """List heartbeats about once a second, judge silence, meet new nodes."""
+        if not self._every("observe", min(1.0, self.timing.poll_interval)):
+            return
+        try:
+            names = self.hearing.nodes()
+            changed = self.hearing.observe(names, self.boottime())
+        except ShareError:
+            self.hearing.pause()
+            raise
+        for name in changed:
+            self._heard(name)
+        for change in self.liveness.judge(names, self.now()):
+            self.decide(change)
+
+    def _heard(self, name: str) -> None:
+        heartbeat = self.hearing.seen[name].heartbeat
+        assert heartbeat is not None
+        if name not in self.state.nodes:
+            description = self.events.description(name, heartbeat.epoch)
+            if description is not None:
+                self.decide(["node", name, heartbeat.epoch, description])
+            return
+        alive = self.liveness.returned(self.state.nodes[name], heartbeat)
+        if alive:
+            self.decide(["alive", name, alive, self.now()])
+
+    def _plan_and_send(self) -> None:
+        placements: dict[str, list[Any]] = {}
+        if self.state.queue.shapes:
+            for placed in self._plan().placements:
+                job = self.state.jobs[placed.job]
+                attempt = job.live[placed.k].attempt + 1 if placed.k in job.live else 1
+                row = [placed.job, job.wire_k(placed.k), attempt, placed.executor]
+                placements.setdefault(placed.node, []).append(row)
+        for node in list(self.state.nodes.values()):
+            self._send_to(node, placements.get(node.name, []))
+
+    def _plan(self) -> planning.Plan:
+        rooms = [self._room(n) for n in sorted(self.state.nodes.values(), key=lambda n: n.name) if self._usable(n)]
+        found = planning.plan(self.state.queue, rooms, lambda job: self.state.jobs[job].active, self._long_waiting)
+        now = self.boottime()
+        for shape in found.blocked:
+            self._blocked.setdefault(shape, now)
+        self._blocked = {
+            s: t for s, t in self._blocked.items() if s in self.state.queue.shapes and s not in found.placed
+        }
+        return found
+
+    def _usable(self, node: Node) -> bool:
+        reads = node.description.get("reads", ())
+        return not (node.draining or self.hearing.offline(node.name)) and FORMAT in reads
+
+    def _room(self, node: Node) -> planning.Room:
+        return planning.Room(
+            node.name, node.cores - node.cores_held, node.memory_bytes - node.memory_held, node.cores,
+            node.memory_bytes, len(node.held), node.executors, self.ahead.cores(node.name, self.boottime()),
+        )  # fmt: skip
+
+    def _long_waiting(self, shape: Any) -> bool:
+        since = self._blocked.get(shape)
+        return since is not None and self.boottime() - since > self.settings.limits.reserve_after
+
+    def _send_to(self, node: Node, placed: list[Any]) -> None:
+        if self.hearing.offline(node.name):
+            return
+        drops = self.liveness.drops(node.name)
+        late = node.unacknowledged and self._every(f"acknowledge {node.name}", 1.0)
+        if placed or node.controls or drops or late:
+            self._send(node, placed, drops)
+
+    def _send(self, node: Node, placed: list[Any], drops: list[Any]) -> None:
+        controls = list(node.controls)
+        self.decide(["send", node.name, placed, controls, drops, node.previous, list(node.cursor)])
+
+    # -- committing
+
+    def _commit(self) -> bool:
+        if self._uncommitted is None:
+            for waiting in self.state.answered:
+                self.decide(["receipt", waiting.receipt(self.now())])
+            self.state.answered.clear()
+            if not self.changes and not self.snapshots.checkpoint(self.boottime()):
+                return self._beat()
+            self._uncommitted = self._entry()
+        self.journal.commit(self._uncommitted)
+        size, self._uncommitted = len(self._uncommitted), None
+        self.snapshots.grown(size)
+        self.snapshots.committed(self.journal)
+        self.effects += sending.effects(self.state, self.changes, self.journal.baton.term, self.journal.baton.seq)
+        self.changes = []
+        self._perform()
+        return True
+
+    def _beat(self) -> bool:
+        if self._every("beat", self.timing.heartbeat_interval):
+            self.journal.beat()
+        return False
+
+    def _entry(self) -> bytes:
+        baton = self.journal.baton
+        return journal.encode(
+            {
+                "format": FORMAT, "term": baton.term, "seq": self.journal.next_seq, "previous": self.journal.previous,
+                "host": self.host_id, "at": self.now(), "changes": self.changes,
+                "checkpoint": self.snapshots.carried(),
+            }
+        )  # fmt: skip
+
+    def _perform(self) -> None:
+        """Carry out what is committed, in order; what fails stays first for the next tick."""
+        while self.effects:
+            self.effects[0].perform(self.disk, self.lock)
+            self.effects.pop(0)
+
+    # -- keeping house and telling
+
+    def _keep_house(self) -> None:
+        told = self.snapshots.write(self.boottime())
+        if self.tell is not None and (told or self._every("tell", 2.0)):
+            self.tell(told, self.nodes_index(), (self.journal.baton.term, self.journal.baton.seq))
+        for job in self.snapshots.evict():
+            self.answers.finished.add(job)
+        if self._every("housekeeping", 3600.0):
+            self.collect(None)
+        if self._every("revoked", 5.0):
+            self.liveness.clear_revoked()
+
+    def collect(self, older_than: float | None) -> str:
+        """Delete what retention has passed; say what went."""
+        gone = self.housekeeping.collect(self.now(), older_than, set(self.state.jobs))
+        self.collected += gone.jobs
+        return gone.text()
+
+    def forget_taken(self, entry: str) -> None:
+        """A request that was answered before: only its file is still there."""
+        self.effects.append(sending.Removals([f"{layout.TAKEN}/{entry}"]))
+
+    def nodes_index(self) -> dict[str, Any]:
+        """Every node as it stands: records.NodesIndex."""
+        baton = self.journal.baton
+        return {
+            "format": FORMAT, "at": self.now(), "host": self.host_id, "term": baton.term, "seq": baton.seq,
+            "cut_off": self.liveness.cut_off,
+            "nodes": [self._node_row(node) for _, node in sorted(self.state.nodes.items())],
+        }  # fmt: skip
+
+    def _node_row(self, node: Node) -> dict[str, Any]:
+        seen = self.hearing.seen.get(node.name)
+        beat = seen.heartbeat if seen else None
+        offline = self.hearing.offline(node.name)
+        return {
+            "node": node.name, "state": "offline" if offline else "draining" if node.draining else "online",
+            "epoch": node.epoch, "hostname": node.description.get("hostname", ""), "cores": node.cores,
+            "memory_bytes": node.memory_bytes, "cores_held": node.cores_held, "memory_held_bytes": node.memory_held,
+            "tasks": len(node.held), "executors": sorted(node.executors),
+            "load": beat.load.model_dump() if beat else {}, "problems": beat.problems if beat else [],
+            "heartbeat": f"{beat.epoch}-{beat.seq}" if beat else "", "silent_s": round(seen.silent_s if seen else 0, 1),
+            "version": node.description.get("version", ""),
+        }  # fmt: skip

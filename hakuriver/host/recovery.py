@@ -1,0 +1,59 @@
+"""From the files to the state: the last checkpoint, the snapshots it names, and every entry since."""
+
+from __future__ import annotations
+
+from hakuriver.host.jobs import Job
+from hakuriver.host.journal import Journal, NotYet
+from hakuriver.host.nodes import Node
+from hakuriver.host.requests import OpenRequest
+from hakuriver.host.state import State
+from hakuriver.records import Entry
+from hakuriver.spool import files, layout
+from hakuriver.spool.files import Disk
+
+
+def recover(disk: Disk, journal: Journal) -> tuple[State, Entry | None]:
+    """Build the state as of the baton; the last entry comes with it, its effects may be outstanding.
+
+    Raises NotYet while something that must be there cannot be seen.
+    """
+    entries = journal.load()
+    state = State()
+    if entries:
+        _restore(disk, state, entries[0])
+    for entry in entries:
+        state.term, state.seq = entry.term, entry.seq
+        for change in entry.changes:
+            state.apply(change)
+    state.answered.clear()  # their receipts stand in the same entries
+    state.rebuild()
+    return state, entries[-1] if entries else None
+
+
+def _restore(disk: Disk, state: State, entry: Entry) -> None:
+    saved = entry.checkpoint
+    if saved is None:
+        return
+    state.admission = saved["admission"]
+    state.nodes = {name: Node.restore(name, node) for name, node in saved["nodes"].items()}
+    state.requests = {name: OpenRequest.restore(name, waiting) for name, waiting in saved["requests"].items()}
+    for path in saved["jobs"]:
+        try:
+            job = Job.load(disk.read(path))
+        except FileNotFoundError:
+            raise NotYet(path) from None
+        except ValueError as error:
+            raise NotYet(f"{path}: {error}") from error
+        job.saved_path = path
+        state.add_loaded(job)
+
+
+def left_over(disk: Disk, state: State) -> list[str]:
+    """Snapshots in jobs/active/ that the recovered state does not name."""
+    named = {job.saved_path for job in state.jobs.values()}
+    found = []
+    for day in files.names(disk, layout.ACTIVE):
+        for bucket in files.names(disk, f"{layout.ACTIVE}/{day}"):
+            directory = f"{layout.ACTIVE}/{day}/{bucket}"
+            found += [f"{directory}/{name}" for name in files.names(disk, directory)]
+    return [path for path in found if path not in named]

@@ -1,0 +1,145 @@
+"""Effects: what becomes visible outside once an entry is committed. All of them can be repeated.
+
+They are derived from the entry's changes and the state after it, so that a restart can redo those of the
+last entry; those of earlier entries were carried out before the next was committed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+from hakuriver.host.jobs import ONLY
+from hakuriver.host.state import Change, State
+from hakuriver.ids import is_job_id, position
+from hakuriver.records import FORMAT, Entry
+from hakuriver.spool import files, layout
+from hakuriver.spool.files import Disk
+from hakuriver.spool.layout import NodePaths
+
+#: Takes a path of an inbox' lock, gives a context in which the inbox is written.
+Lock = Callable[[str], AbstractContextManager[Any]]
+
+
+def no_lock(path: str) -> AbstractContextManager[Any]:
+    """For tests with one host."""
+    return nullcontext(path)
+
+
+class Receipts(NamedTuple):
+    """Answers of one entry, made durable with one sync."""
+
+    documents: list[tuple[str, bytes]]
+
+    def perform(self, disk: Disk, lock: Lock) -> None:
+        """Publish them."""
+        files.publish_batch(disk, self.documents)
+
+
+class Document(NamedTuple):
+    """A document for a node's inbox."""
+
+    node: str
+    place: str
+    data: bytes
+
+    def perform(self, disk: Disk, lock: Lock) -> None:
+        """Publish it under the inbox' lock."""
+        paths = NodePaths(self.node)
+        with lock(f"{disk.root}/{paths.root}/inbox.lock"):
+            files.publish(disk, paths.named("inbox", self.place), self.data)
+
+
+class Repeated(NamedTuple):
+    """A document that an earlier run may have sent already: it is sent unless it is known to have arrived."""
+
+    document: Document
+
+    def perform(self, disk: Disk, lock: Lock) -> None:
+        """Publish it unless it lies somewhere."""
+        paths = NodePaths(self.document.node)
+        name = f"{self.document.place}.json"
+        if not any(name in files.names(disk, paths.dir(part)) for part in ("inbox", "claimed", "revoked")):
+            self.document.perform(disk, lock)
+
+
+class Removals(NamedTuple):
+    """Requests in host/taken/ that are answered."""
+
+    paths: list[str]
+
+    def perform(self, disk: Disk, lock: Lock) -> None:
+        """Remove them."""
+        for path in self.paths:
+            disk.remove(path)
+
+
+Effect = Receipts | Document | Repeated | Removals
+
+
+def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Effect]:
+    """What the changes of entry `seq` cause, dispatches first, since somebody waits for them."""
+    receipts: list[tuple[str, bytes]] = []
+    taken: list[str] = []
+    documents: list[Effect] = []
+    for change in changes:
+        kind = change[0]
+        if kind == "send":
+            documents.append(document(state, change, position(term, seq)))
+        elif kind in ("jobs", "receipt"):
+            receipts += _receipt(change[1])
+        if kind in ("jobs", "receipt", "control") and change[-1] is not None and isinstance(change[-1], str):
+            taken.append(f"{layout.TAKEN}/{change[-1]}")
+    found = documents
+    if receipts:
+        found.append(Receipts(receipts))
+    if taken:
+        found.append(Removals(taken))
+    return found
+
+
+def _receipt(receipt: dict[str, Any]) -> list[tuple[str, bytes]]:
+    data = json.dumps(receipt).encode() + b"\n"
+    name = receipt["name"].removesuffix(".json")
+    found = [(layout.receipt(receipt["request"]), data)]
+    if not is_job_id(name) and name != receipt["request"]:
+        found.append((layout.receipt(name), data))
+    return found
+
+
+def redo(state: State, last: Entry | None) -> list[Effect]:
+    """The effects of the last committed entry once more, and documents that nobody has claimed yet."""
+    if last is None:
+        return []
+    again: list[Effect] = []
+    for effect in effects(state, last.changes, last.term, last.seq):
+        again.append(Repeated(effect) if isinstance(effect, Document) else effect)
+    return again
+
+
+def document(state: State, change: Change, place: str) -> Document:
+    """The inbox document of a `send`: records.Dispatch."""
+    _, node_name, tasks, controls, drops, previous, acknowledged = change
+    starts: dict[str, dict[str, Any]] = {}
+    for job_id, wire_k, attempt, executor in tasks:
+        job = state.jobs.get(job_id)
+        if job is None:
+            continue  # over since, in a replay
+        start = starts.get(job_id)
+        if start is None:
+            start = starts[job_id] = {
+                "job": job_id, "name": job.spec.get("name"), "uid": job.uid, "spec": job.spec, "executor": executor,
+                "tasks": [],
+            }  # fmt: skip
+        k = ONLY if wire_k is None else wire_k
+        task = job.live.get(k)
+        spent = task.retries_spent if task else 0
+        start["tasks"].append([wire_k, attempt, job.array_index(k), spent < job.spec.get("retries", 0)])
+    data = {
+        "format": FORMAT, "node": node_name, "term": int(place.split("-")[0]), "place": place, "previous": previous,
+        "ack_epoch": acknowledged[0], "ack_seq": acknowledged[1], "starts": list(starts.values()),
+        "controls": controls, "drop": drops,
+    }  # fmt: skip
+    return Document(node_name, place, json.dumps(data, separators=(",", ":")).encode() + b"\n")

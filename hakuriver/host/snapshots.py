@@ -1,0 +1,148 @@
+"""Snapshots of jobs, and checkpoints of all the rest.
+
+A snapshot serves readers: a finished job's at once, small changed ones every 2 s, a large one when its journal
+has grown by its size. A checkpoint serves recovery: it is written into the next journal entry once the
+snapshots that it names are durable, and stands for everything before that entry. What it makes needless,
+older entries and older snapshots, is removed when that entry is committed, and not before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hakuriver.host.jobs import Job
+from hakuriver.host.journal import Journal
+from hakuriver.host.state import State
+from hakuriver.spool import files, layout
+from hakuriver.spool.files import Disk
+
+FLUSH_S = 2.0  #: between two snapshots of small jobs
+SMALL = 64 * 1024  #: bytes up to which a job is small
+CHECKPOINT_ENTRIES = 256  #: journal entries after which a checkpoint is due
+CHECKPOINT_IDLE_S = 60.0  #: seconds after which one is due if there are any entries
+BYTES_PER_JOB = 80  #: that a job adds to a checkpoint
+
+
+class Snapshots:
+    """Writes them; remembers what is written and what may go."""
+
+    def __init__(self, disk: Disk, state: State) -> None:
+        self._disk = disk
+        self._state = state
+        self._flushed = float("-inf")
+        self._checkpointed = 0.0
+        self._entries = 0
+        self._bytes = 0
+        self._obsolete: list[str] = []  #: not needed once a later checkpoint is committed
+        self._removable: list[str] = []  #: not needed once the one under way is committed
+        self._next: dict[str, Any] | None = None
+        self._carried = False
+
+    def grown(self, size: int) -> None:
+        """An entry of `size` bytes has been committed."""
+        self._entries += 1
+        self._bytes += size
+        for job in self._state.touched:
+            if job in self._state.jobs:
+                self._state.jobs[job].journal_bytes += size
+
+    def write(self, now: float) -> list[bytes]:
+        """Write the snapshots that are due; return them. `now`: CLOCK_BOOTTIME, seconds."""
+        due = self._due(now)
+        written = [self._write_one(job) for job in due]
+        if due:
+            self._state.touched.difference_update(job.id for job in due)
+        return written
+
+    def _due(self, now: float) -> list[Job]:
+        touched = [self._state.jobs[job] for job in self._state.touched if job in self._state.jobs]
+        flush = now - self._flushed >= FLUSH_S
+        if flush and touched:
+            self._flushed = now
+        return [
+            job for job in touched if job.finished or (flush and (job.size <= SMALL or job.journal_bytes >= job.size))
+        ]
+
+    def _write_one(self, job: Job) -> bytes:
+        data = job.snapshot()
+        tree = layout.DONE if job.finished else layout.ACTIVE
+        path = f"{tree}/{layout.bucket(job.id)}/{layout.snapshot_name(job.id, job.term, job.seq)}"
+        if path != job.saved_path:
+            files.publish(self._disk, path, data, replace=True)
+            if job.saved_path:
+                self._obsolete.append(job.saved_path)
+            job.saved_path = path
+        job.journal_bytes = 0
+        return data
+
+    def checkpoint(self, now: float) -> bool:
+        """Prepare a checkpoint if one is due; tell whether the next entry is to carry it."""
+        if self._next is not None:
+            return True
+        if not self._checkpoint_due(now):
+            return False
+        for job in [self._state.jobs[j] for j in self._state.touched if j in self._state.jobs]:
+            self._write_one(job)
+        self._disk.sync_all()
+        self._next = self._document()
+        self._removable, self._obsolete = self._obsolete, []
+        self._entries = self._bytes = 0
+        self._checkpointed = now
+        return True
+
+    def _checkpoint_due(self, now: float) -> bool:
+        if not self._entries:
+            self._checkpointed = now
+            return False
+        if now - self._checkpointed < CHECKPOINT_IDLE_S and self._entries < CHECKPOINT_ENTRIES:
+            return False
+        touched = sum(self._state.jobs[j].size for j in self._state.touched if j in self._state.jobs)
+        return (
+            self._bytes >= touched + BYTES_PER_JOB * len(self._state.jobs) or self._entries >= 64 * CHECKPOINT_ENTRIES
+        )
+
+    def _document(self) -> dict[str, Any]:
+        state = self._state
+        return {
+            "admission": state.admission,
+            "nodes": {name: node.checkpoint() for name, node in state.nodes.items()},
+            "requests": {name: waiting.checkpoint() for name, waiting in state.requests.items()},
+            "jobs": [job.saved_path for job in state.jobs.values()],
+        }
+
+    def carried(self) -> dict[str, Any] | None:
+        """What the entry being made carries."""
+        self._carried = self._next is not None
+        return self._next
+
+    def committed(self, journal: Journal) -> None:
+        """The entry has been committed: if it carried a checkpoint, what lies before it may go."""
+        if not self._carried:
+            return
+        self._next, self._carried = None, False
+        journal.prune()
+        while self._removable:
+            path = self._removable[-1]
+            if not self._in_use(path):
+                self._disk.remove(path)
+            self._removable.pop()
+
+    def _in_use(self, path: str) -> bool:
+        found = layout.parse_snapshot(path.rpartition("/")[2])
+        job = self._state.jobs.get(found[0]) if found else None
+        return job is not None and job.saved_path == path
+
+    def adopt(self, paths: list[str]) -> None:
+        """Snapshots that an earlier run has left."""
+        self._obsolete += paths
+
+    def evict(self) -> list[str]:
+        """Drop finished jobs from memory; those with lost tasks stay, to be corrected. Returns who went."""
+        gone = [
+            job.id
+            for job in self._state.jobs.values()
+            if job.finished and not job.lost and job.id not in self._state.touched
+        ]
+        for job in gone:
+            del self._state.jobs[job]
+        return gone
