@@ -124,6 +124,8 @@ class Keeper:
         now = kernel.boottime()
         if self.closing or self.lease_until is None or now >= self.lease_until:
             return
+        if self.spawner.in_flight > MAX_STARTING // 2:
+            return  # then many at once: they share a sync
         chosen: list[Task] = []
         while self.spawner.in_flight + len(chosen) + len(self.chosen) < MAX_STARTING:
             task = self.queue.pop(self.capacity)

@@ -141,7 +141,7 @@ def launch(task: Task) -> int | Failure:
     assert slot is not None
     program, error = _program(task)
     env = task.environ()
-    if any(b"\0" in word for word in (*spec.argv, *env)):
+    if b"\0" in b"".join((*spec.argv, *env)):
         return Failure(126, "a NUL byte in an argument or in the environment")
     if task.group is not None and not error:
         # What the shell cannot start is told by exit code only, so look first.

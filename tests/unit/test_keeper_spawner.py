@@ -1,0 +1,75 @@
+"""The spawner's threads: one that hangs in a dead mount must not hold up the others."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hakuriver.keeper import kernel, spawn
+from hakuriver.keeper.spawn import MAX_THREADS, STUCK_S, Failure, Spawner
+from hakuriver.keeper.task import Spec, Task
+
+
+def task(name: str) -> Task:
+    return Task(Spec({"argv": ["x"]}), {"task": name, "attempt": 1}, 0, "o")
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Set: the mount answers again. Tasks named ``hangs`` wait for it."""
+    answers = threading.Event()
+
+    def launch(one: Task) -> Failure:
+        if one.task == "hangs":
+            answers.wait(20)
+        return Failure(127, one.task)
+
+    monkeypatch.setattr(spawn, "launch", launch)
+    yield answers
+    answers.set()
+
+
+def names(spawner: Spawner) -> list[str]:
+    return [result[0].task for result in list(spawner.results)]
+
+
+def test_a_stuck_start_gets_a_colleague(mount: threading.Event) -> None:
+    spawner = Spawner(lambda _: True, lambda: None)
+    for name in ("hangs", "a", "b"):
+        spawner.hand_over(task(name))
+    until(lambda: spawner._busy)
+    spawner.relieve(kernel.boottime())
+    assert spawner._threads == 1
+    spawner.relieve(kernel.boottime() + STUCK_S + 1)
+    until(lambda: names(spawner) == ["a", "b"])
+    mount.set()
+    until(lambda: names(spawner) == ["a", "b", "hangs"])
+
+
+def test_colleagues_are_bounded(mount: threading.Event) -> None:
+    spawner = Spawner(lambda _: True, lambda: None)
+    for _ in range(2 * MAX_THREADS):
+        spawner.hand_over(task("hangs"))
+    for n in range(2 * MAX_THREADS):
+        until(lambda n=n: len(spawner._busy) == min(n + 1, MAX_THREADS))  # type: ignore[misc]
+        spawner.relieve(kernel.boottime() + STUCK_S + 1)
+    assert spawner._threads == MAX_THREADS
+
+
+def test_what_may_not_start_any_more_is_not_launched(mount: threading.Event) -> None:
+    spawner = Spawner(lambda _: False, lambda: None)
+    spawner.hand_over(task("hangs"))
+    until(lambda: spawner.results)
+    result = spawner.take()
+    assert result is not None
+    assert isinstance(result[1], Failure)
+    assert result[1].code is None
+    assert spawner.take() is None
