@@ -33,11 +33,11 @@ SEND_S = 10.0  #: the keeper reads at once: one that has not for so long is lost
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-class KeeperLost(ConnectionError):  # noqa: N818 - it says what happened
+class KeeperLost(ConnectionError):
     """The connection to the keeper is gone. Connect again; if the keeper died, its tasks did too."""
 
 
-class KeeperUnavailable(RuntimeError):  # noqa: N818 - it says what happened
+class KeeperUnavailable(RuntimeError):
     """No keeper could be started or spoken to."""
 
 
@@ -56,13 +56,14 @@ class KeeperClient:
     def connect(self, cores: int, memory_bytes: int | None = None) -> HelloReply:
         """Connect, starting the keeper if none answers, and say hello. Raises KeeperUnavailable after 10 s."""
         deadline = time.monotonic() + DEADLINE_S
-        problem = "no answer"
+        problem = ""
         while time.monotonic() < deadline:
             try:
                 return self._greet(cores, memory_bytes, deadline)
             except OSError as error:
                 self.close()
-                problem = self._start(deadline) or str(error)
+                problem = str(error)
+            self._start(deadline)
             time.sleep(PAUSE_S)
         raise KeeperUnavailable(f"no keeper in {self.directory}: {problem}")
 
@@ -90,19 +91,30 @@ class KeeperClient:
         finally:
             os.close(fd)
 
-    def _start(self, deadline: float) -> str:
-        """Run the program; what went wrong, or nothing."""
+    def _start(self, deadline: float) -> None:
+        """Run the program, which does nothing if a keeper is there. Raises KeeperUnavailable if it fails."""
         environment = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": ROOT, "LANG": "C.UTF-8"}
         try:
             done = subprocess.run(
                 self._command, cwd="/", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                 timeout=max(deadline - time.monotonic(), 0.1), check=False,
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return "the keeper takes too long to start: perhaps tasks of an earlier one cannot be killed"
+        except subprocess.TimeoutExpired as error:
+            raise KeeperUnavailable(
+                f"the keeper of {self.directory} takes too long to start: perhaps an earlier task cannot be killed"
+            ) from error
         except OSError as error:
-            return str(error)
-        return done.stderr.strip() if done.returncode else ""
+            raise KeeperUnavailable(f"cannot run {self._command[0]}: {error}") from error
+        if done.returncode:
+            raise KeeperUnavailable(f"{done.stderr.strip()} {self._last_words()}".strip())
+
+    def _last_words(self) -> str:
+        """The last line of keeper.log."""
+        try:
+            with open(f"{self.directory}/keeper.log", errors="replace") as file:
+                return file.readlines()[-1].strip()
+        except (OSError, IndexError):
+            return ""
 
     def close(self) -> None:
         """Leave the keeper, which goes on."""

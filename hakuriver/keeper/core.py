@@ -174,7 +174,7 @@ class Keeper:
         for task in self.chosen:
             self.spawner.hand_over(task)
         if self.chosen:
-            self._tick("relieve", 1.0, self._relieve)
+            self.tick("relieve", 1.0, self._relieve)
         self.chosen = []
 
     def _relieve(self) -> bool:
@@ -215,9 +215,9 @@ class Keeper:
         if limit is not None:
             text = f"the time limit of {limit:g} s was reached"
             task.deadline = self.timers.at(kernel.boottime() + limit, lambda: self.stop(task, "time_limit", text))
-        self._tick("trim", TRIM_S, self._trim)
+        self.tick("trim", TRIM_S, self._trim)
         if task.spec.memory_bytes and task.group is None:
-            self._tick("memory", WATCH_S, self._watch_memory)
+            self.tick("memory", WATCH_S, self._watch_memory)
 
     def _not_started(self, task: Task, failure: Failure) -> None:
         self._give_back(task)
@@ -234,7 +234,7 @@ class Keeper:
 
     # -- watching
 
-    def _tick(self, name: str, every: float, call: Callable[[], bool]) -> None:
+    def tick(self, name: str, every: float, call: Callable[[], bool]) -> None:
         """Call again and again while it returns true; one such round for each name."""
         if name in self._ticking:
             return
@@ -242,7 +242,7 @@ class Keeper:
         def turn() -> None:
             del self._ticking[name]
             if call():
-                self._tick(name, every, call)
+                self.tick(name, every, call)
 
         self._ticking[name] = self.timers.at(kernel.boottime() + every, turn)
 
@@ -309,6 +309,11 @@ class Keeper:
             if task.phase not in (QUEUED, ENDED):
                 self.stop(task, "shutdown", "the keeper was told to stop")
 
+    @property
+    def busy(self) -> bool:
+        """Whether any task has, or is about to have, a process."""
+        return bool(self.living or self._lingering or self.chosen or self.spawner.in_flight)
+
     # -- ending
 
     def reap(self) -> None:
@@ -359,12 +364,13 @@ class Keeper:
             else:
                 self._finish(task, len(left))
         if self._lingering:
-            self._tick("clear", 0.02, self._clear)
+            self.tick("clear", 0.02, self._clear)
         return bool(self._lingering)
 
     def _give_back(self, task: Task) -> tuple[int, int]:
         """Free what a task held: its bytes of output."""
         self.timers.cancel(task.deadline)
+        task.deadline = None
         self.capacity.reserve(task, -1)
         if task.group is not None:
             oom, peak = self.groups.told(task.group)

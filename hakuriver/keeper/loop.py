@@ -145,7 +145,7 @@ class Loop:
             if keeper.record.grown:
                 self._compact()
         else:
-            keeper._tick("record", RETRY_RECORD_S, lambda: False)
+            keeper.tick("record", RETRY_RECORD_S, lambda: False)
         self._tell()
         self._watch_idle()
         self._arm()
@@ -231,7 +231,7 @@ class Loop:
         """Stop when there is nothing to do and nobody to do it for."""
         keeper = self.keeper
         if keeper.closing:
-            self._stop = not keeper.living and not keeper.spawner.in_flight and not keeper.chosen
+            self._stop = not keeper.busy
             return
         idle = self._connection is None and keeper.live == 0
         if not idle:

@@ -568,14 +568,11 @@ def test_long_path(make: Make, tmp_path: Path) -> None:
 
 def test_no_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(KeeperUnavailable, match="no-such-python"):
-        client = KeeperClient(str(tmp_path / "keeper"), python="no-such-python")
-        import hakuriver.keeper.client as module
-
-        module.DEADLINE_S, before = 0.2, module.DEADLINE_S
-        try:
-            client.connect(cores=1)
-        finally:
-            module.DEADLINE_S = before
+        KeeperClient(str(tmp_path / "keeper"), python="no-such-python").connect(cores=1)
+    (tmp_path / "keeper" / "out").mkdir(parents=True)
+    (tmp_path / "keeper" / "record.1.jsonl").mkdir()
+    with pytest.raises(KeeperUnavailable, match=r"keeper\.log.*IsADirectoryError"):
+        KeeperClient(str(tmp_path / "keeper")).connect(cores=1)
 
 
 def test_an_idle_keeper_sleeps_and_is_small(make: Make) -> None:
