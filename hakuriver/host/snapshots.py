@@ -37,6 +37,7 @@ class Snapshots:
         self._removable: list[str] = []  #: not needed once the one under way is committed
         self._next: dict[str, Any] | None = None
         self._carried = False
+        self._finished: set[str] = set()  #: jobs whose last snapshot is written
 
     def grown(self, size: int) -> None:
         """An entry of `size` bytes has been committed."""
@@ -73,6 +74,8 @@ class Snapshots:
                 self._obsolete.append(job.saved_path)
             job.saved_path = path
         job.journal_bytes = 0
+        if job.finished:
+            self._finished.add(job.id)
         return data
 
     def checkpoint(self, now: float) -> bool:
@@ -138,11 +141,12 @@ class Snapshots:
 
     def evict(self) -> list[str]:
         """Drop finished jobs from memory; those with lost tasks stay, to be corrected. Returns who went."""
-        gone = [
-            job.id
-            for job in self._state.jobs.values()
-            if job.finished and not job.lost and job.id not in self._state.touched
-        ]
+        gone = [job for job in self._finished if self._over(job)]
+        self._finished.clear()
         for job in gone:
             del self._state.jobs[job]
         return gone
+
+    def _over(self, job_id: str) -> bool:
+        job = self._state.jobs.get(job_id)
+        return job is not None and job.finished and not job.lost and job_id not in self._state.touched
