@@ -21,6 +21,8 @@ from hakuriver.spool.layout import Taken
 
 #: Seconds without a change after which a file that is no whole request is taken for finished.
 SETTLE_S = 2.0
+#: Seconds after which a file that is not whole yet is read again.
+AGAIN_S = 0.2
 #: Files taken in one tick at most, so that nodes are heard between.
 TAKE_MOST = 2000
 
@@ -44,6 +46,7 @@ class Door:
         self._new_id = new_id
         self._boottime = boottime
         self._settling: dict[str, tuple[tuple[int, int], float]] = {}
+        self._next_try: dict[str, float] = {}
         self._waiting: set[str] = set()  #: names in host/taken/ that are not answered yet
         self._counter = 0
 
@@ -81,17 +84,15 @@ class Door:
 
     def read(self) -> list[Asked]:
         """Read what is whole; the rest stays."""
-        asked = []
-        for entry in sorted(self._waiting):
-            found = self._read_one(entry)
-            if found is not None:
-                asked.append(found)
-        return asked
+        now = self._boottime()
+        due = [entry for entry in sorted(self._waiting) if self._next_try.get(entry, 0.0) <= now]
+        return [found for entry in due if (found := self._read_one(entry)) is not None]
 
     def answered(self, entry: str) -> None:
         """A request needs no more attention: its answer is in the journal."""
         self._waiting.discard(entry)
         self._settling.pop(entry, None)
+        self._next_try.pop(entry, None)
 
     def _read_one(self, entry: str) -> Asked | None:
         taken = layout.parse_taken(entry)
@@ -114,11 +115,17 @@ class Door:
             kind, body = self._parse(entry, match[1], ending, file)
         except Refusal as refusal:
             if refusal.unfinished and not self._settled(entry, file):
+                self._look_later(entry)
                 return None
             return Asked(entry, taken, file.uid, refusal.kind, None, refusal.problems)
         except checking.Unfinished:
+            self._look_later(entry)
             return None
         return Asked(entry, taken, file.uid, kind, body, None)
+
+    def _look_later(self, entry: str) -> None:
+        """Look again in a moment: reading a large file over and over would hold up the rest."""
+        self._next_try[entry] = self._boottime() + AGAIN_S
 
     def _refuse(self, entry: str, taken: Taken, file: DoorFile, problem: dict[str, Any]) -> Asked:
         return Asked(entry, taken, file.uid, "run", None, [problem])

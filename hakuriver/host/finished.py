@@ -49,7 +49,7 @@ class Finished:
         )
         if not places:
             return None
-        data = self._disk.read(f"{layout.done_bucket(job)}/{layout.snapshot_name(job, *places[-1])}")
+        data = self._disk.read(layout.snapshot_path(layout.DONE, job, *places[-1]))
         Job.load(data)
         return json.loads(data)  # type: ignore[no-any-return]
 

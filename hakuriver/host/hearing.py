@@ -55,10 +55,7 @@ class Hearing:
     def observe(self, nodes: list[str], now: float) -> list[str]:
         """List every node's heartbeats; return those whose heartbeat has changed. `now`: CLOCK_BOOTTIME, seconds."""
         step = 0.0 if self._last is None else min(now - self._last, self._timing.poll_interval)
-        changed = []
-        for name in nodes:
-            if self._look(name, self.seen.setdefault(name, Seen()), step):
-                changed.append(name)
+        changed = [name for name in nodes if self._look(name, self.seen.setdefault(name, Seen()), step)]
         self._last = now
         self._witness(nodes)
         return changed

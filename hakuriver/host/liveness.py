@@ -31,7 +31,7 @@ class Liveness:
 
     def judge(self, names: list[str], now: float) -> list[Change]:
         """Changes that silence calls for; `now` in seconds since 1970."""
-        self._lead_s += self._timing.poll_interval
+        self._lead_s += min(1.0, self._timing.poll_interval)
         changes: list[Change] = []
         self.cut_off = False
         for name in names:

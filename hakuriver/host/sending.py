@@ -33,7 +33,7 @@ class Receipts(NamedTuple):
 
     documents: list[tuple[str, bytes]]
 
-    def perform(self, disk: Disk, lock: Lock) -> None:
+    def perform(self, disk: Disk, _lock: Lock) -> None:
         """Publish them."""
         files.publish_batch(disk, self.documents)
 
@@ -70,13 +70,28 @@ class Removals(NamedTuple):
 
     paths: list[str]
 
-    def perform(self, disk: Disk, lock: Lock) -> None:
+    def perform(self, disk: Disk, _lock: Lock) -> None:
         """Remove them."""
         for path in self.paths:
             disk.remove(path)
 
 
-Effect = Receipts | Document | Repeated | Removals
+class Forgetting(NamedTuple):
+    """The directory of a node that is gone."""
+
+    node: str
+
+    def perform(self, disk: Disk, _lock: Lock) -> None:
+        """Remove all that lies in it."""
+        root = NodePaths(self.node).root
+        for part in (*layout.NODE_TREE, ""):
+            directory = f"{root}/{part}" if part else root
+            for name in files.names(disk, directory):
+                disk.remove(f"{directory}/{name}")
+            disk.rmdir(directory)
+
+
+Effect = Receipts | Document | Repeated | Removals | Forgetting
 
 
 def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Effect]:
@@ -88,6 +103,8 @@ def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Ef
         kind = change[0]
         if kind == "send":
             documents.append(document(state, change, position(term, seq)))
+        elif kind == "forget":
+            documents.append(Forgetting(change[1]))
         elif kind in ("jobs", "receipt"):
             receipts += _receipt(change[1])
         if kind in ("jobs", "receipt", "control") and change[-1] is not None and isinstance(change[-1], str):
@@ -113,10 +130,10 @@ def redo(state: State, last: Entry | None) -> list[Effect]:
     """The effects of the last committed entry once more, and documents that nobody has claimed yet."""
     if last is None:
         return []
-    again: list[Effect] = []
-    for effect in effects(state, last.changes, last.term, last.seq):
-        again.append(Repeated(effect) if isinstance(effect, Document) else effect)
-    return again
+    return [
+        Repeated(effect) if isinstance(effect, Document) else effect
+        for effect in effects(state, last.changes, last.term, last.seq)
+    ]
 
 
 def document(state: State, change: Change, place: str) -> Document:

@@ -67,7 +67,7 @@ class Snapshots:
     def _write_one(self, job: Job) -> bytes:
         data = job.snapshot()
         tree = layout.DONE if job.finished else layout.ACTIVE
-        path = f"{tree}/{layout.bucket(job.id)}/{layout.snapshot_name(job.id, job.term, job.seq)}"
+        path = layout.snapshot_path(tree, job.id, job.term, job.seq)
         if path != job.saved_path:
             files.publish(self._disk, path, data, replace=True)
             if job.saved_path:
@@ -124,11 +124,15 @@ class Snapshots:
             return
         self._next, self._carried = None, False
         journal.prune()
+        emptied = {files.directory_of(path) for path in self._removable if path.startswith(layout.ACTIVE)}
         while self._removable:
             path = self._removable[-1]
             if not self._in_use(path):
                 self._disk.remove(path)
             self._removable.pop()
+        for directory in sorted(emptied):
+            self._disk.rmdir(directory)
+            self._disk.rmdir(files.directory_of(directory))
 
     def _in_use(self, path: str) -> bool:
         found = layout.parse_snapshot(path.rpartition("/")[2])

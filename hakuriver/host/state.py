@@ -37,6 +37,7 @@ from hakuriver.host.queue import Queue
 from hakuriver.host.requests import OpenRequest
 from hakuriver.ids import position
 from hakuriver.records import FINAL, HOLDING
+from hakuriver.spool import layout
 
 Change = list[Any]
 
@@ -389,8 +390,11 @@ class State:
         self.nodes.pop(node, None)
 
     def _revive(self, snapshot: dict[str, Any]) -> None:
-        if snapshot["job"] not in self.jobs:
-            self.add_loaded(Job.load(json.dumps(snapshot).encode()))
+        if snapshot["job"] in self.jobs:
+            return
+        job = Job.load(json.dumps(snapshot).encode())
+        job.saved_path = layout.snapshot_path(layout.DONE, job.id, job.term, job.seq)
+        self.add_loaded(job)
 
     def rebuild(self) -> None:
         """After a replay: derive the queue and what nodes hold from the jobs as they are now."""

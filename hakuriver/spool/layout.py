@@ -66,6 +66,11 @@ def snapshot_name(job: str, term: int, seq: int) -> str:
     return f"{job}.{position(term, seq)}.json"
 
 
+def snapshot_path(tree: str, job: str, term: int, seq: int) -> str:
+    """Where a snapshot lies; `tree`: ACTIVE or DONE."""
+    return f"{tree}/{bucket(job)}/{snapshot_name(job, term, seq)}"
+
+
 def parse_snapshot(name: str) -> tuple[str, int, int] | None:
     """Take a snapshot's file name apart into (job, term, seq)."""
     job, _, rest = name.partition(".")
