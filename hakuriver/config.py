@@ -40,9 +40,9 @@ def read_table(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     if sys.version_info >= (3, 11):
-        import tomllib  # noqa: PLC0415 - only where a file is read
+        import tomllib
     else:
-        import tomli as tomllib  # noqa: PLC0415
+        import tomli as tomllib
     try:
         with open(path, "rb") as file:
             table: dict[str, Any] = tomllib.load(file)

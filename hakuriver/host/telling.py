@@ -103,8 +103,8 @@ class Telling:
 
     def _open(self) -> Teller:
         if self._teller is None:
-            from hakuriver.host.index import Index  # noqa: PLC0415 - SQLite is needed by this thread alone
-            from hakuriver.pages.teller import Teller  # noqa: PLC0415
+            from hakuriver.host.index import Index
+            from hakuriver.pages.teller import Teller
 
             path = self._settings.db_file
             os.makedirs(os.path.dirname(path), exist_ok=True)
