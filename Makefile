@@ -1,0 +1,66 @@
+# Needs python3 >= 3.10 with venv, and make. Everything else is installed into $(VENV).
+#   make demo      PYTHON=/path/to/python3.x chooses the Python, VENV=DIR the environment
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+SHELL := /bin/sh
+
+PYTHON ?= $(shell sh contrib/pythons.sh default)
+VENV ?= .venv
+BIN := $(VENV)/bin
+#: make test LINT= leaves the linters out (a second Python of the same sources)
+LINT ?= lint
+PYTEST_ARGS ?=
+# Directories too, so that a removed module counts as a change.
+SOURCES := pyproject.toml README.md $(shell find hakuriver -name __pycache__ -prune -o -print)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Whoever runs make may forbid bytecode; then every start of a command would compile anew.
+COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q $(VENV)/lib
+
+.PHONY: help demo test lint format bench clean
+
+help:  ## show this
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+demo: $(VENV)/.installed  ## a cluster of two nodes on a temporary share does real work, and is stopped
+	@$(BIN)/python contrib/demo/run.py
+
+test: $(VENV)/.dev $(LINT)  ## all tests of this machine; tells what was left out
+	@mkdir -p build
+	$(BIN)/pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
+	@$(BIN)/python contrib/left_out.py build/tests.xml
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff put the sources into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed  ## measure every speed beside its floor; BENCH_ROUNDS=1 BENCH_ONLY=submit,tick for some
+	@$(BIN)/python bench/run.py --json build/bench.json
+
+clean:  ## remove what make made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@echo "making $(VENV) with $(PYTHON)"
+	@test -n "$(PYTHON)"
+	@"$(PYTHON)" -m venv --clear $(VENV) || { echo "$(PYTHON) -m venv failed: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(SOURCES)
+	@echo "installing HakuRiver into $(VENV)"
+	@$(PIP) install .
+	@$(COMPILE)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@echo "installing what the tests need"
+	@$(PIP) install ".[dev]"
+	@$(COMPILE)
+	@touch $@
