@@ -61,7 +61,7 @@ def _duration(value: object) -> object:
 
 
 def _whole(value: object) -> object:
-    if isinstance(value, bool) or (isinstance(value, float)):
+    if isinstance(value, bool | float):
         raise ValueError("must be a whole number")
     return value
 
