@@ -48,17 +48,18 @@ class Door:
         self._settling: dict[str, tuple[tuple[int, int], float]] = {}
         self._next_try: dict[str, float] = {}
         self._waiting: set[str] = set()  #: names in host/taken/ that are not answered yet
-        self._counter = 0
+        self._answered: set[str] = set()  #: names that may still lie there, until they are removed
 
     @property
     def busy(self) -> bool:
         """Whether something taken is not whole yet."""
         return bool(self._waiting)
 
-    def find_taken(self) -> set[str]:
-        """What an earlier run has taken and not answered."""
-        self._waiting = {name for name in files.names(self._disk, layout.TAKEN) if layout.parse_taken(name)}
-        return self._waiting
+    def find_taken(self) -> None:
+        """Look for what was taken and not answered: by an earlier run, whose rename may land after its death."""
+        lying = {name for name in files.names(self._disk, layout.TAKEN) if layout.parse_taken(name)}
+        self._answered &= lying
+        self._waiting |= lying - self._answered
 
     def take(self, term: int, seq: int) -> int:
         """Take what lies at the door; tell how many. The renames are durable on return."""
@@ -73,7 +74,6 @@ class Door:
 
     def _take_one(self, name: str, stem: str, ending: str, term: int, seq: int) -> int:
         own = ending in ("json", "jsonl") and is_job_id(stem)
-        self._counter += 1
         target = layout.taken_name(term, seq, stem if own else self._new_id(), name)
         if own and target in self._waiting:
             return 0  # dropped again within a tick: the one before is answered first
@@ -91,6 +91,7 @@ class Door:
     def answered(self, entry: str) -> None:
         """A request needs no more attention: its answer is in the journal."""
         self._waiting.discard(entry)
+        self._answered.add(entry)
         self._settling.pop(entry, None)
         self._next_try.pop(entry, None)
 

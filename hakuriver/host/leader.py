@@ -31,6 +31,10 @@ __all__ = ["Host", "NotYet", "Superseded"]
 Tell = Callable[[list[bytes], dict[str, Any], tuple[int, int]], None]
 
 
+#: Seconds between two documents sent only because an earlier one has not been claimed.
+NUDGE_S = 10.0
+
+
 class Host:
     """The leading host, or one that waits to lead."""
 
@@ -236,7 +240,9 @@ class Host:
             return
         drops = self.liveness.drops(node.name)
         late = node.unacknowledged and self._every(f"acknowledge {node.name}", 1.0)
-        if placed or node.controls or drops or late:
+        # What is not claimed may have been by a runner that died since: one more document makes it look.
+        nudge = bool(node.documents) and self._every(f"nudge {node.name}", NUDGE_S)
+        if placed or node.controls or drops or late or nudge:
             self._send(node, placed, drops)
 
     def _send(self, node: Node, placed: list[Any], drops: list[Any]) -> None:
@@ -280,7 +286,11 @@ class Host:
     def _perform(self) -> None:
         """Carry out what is committed, in order; what fails stays first for the next tick."""
         while self.effects:
-            self.effects[0].perform(self.disk, self.lock)
+            try:
+                self.effects[0].perform(self.disk, self.lock)
+            except (ShareError, OSError):
+                self.effects[0] = sending.repeated(self.effects[0])
+                raise
             self.effects.pop(0)
 
     # -- keeping house and telling
@@ -293,8 +303,10 @@ class Host:
             self.answers.finished.add(job)
         if self._every("housekeeping", 3600.0):
             self.collect(None)
-        if self._every("revoked", 5.0):
-            self.liveness.clear_revoked()
+        if self._every("sweep", 5.0):
+            self.door.find_taken()
+            for change in self.liveness.sweep_revoked(self.now()):
+                self.decide(change)
 
     def collect(self, older_than: float | None) -> str:
         """Delete what retention has passed; say what went."""

@@ -8,7 +8,7 @@ from hakuriver.host.hearing import Hearing
 from hakuriver.host.jobs import ONLY
 from hakuriver.host.nodes import Node
 from hakuriver.host.state import Change, State
-from hakuriver.ids import seq_of
+from hakuriver.ids import position, seq_of
 from hakuriver.records import Heartbeat
 from hakuriver.settings import Timing
 from hakuriver.spool import files
@@ -97,14 +97,21 @@ class Liveness:
         """Attempts that this node is to stop, told once for each heartbeat that shows them."""
         return self._drops.pop(node, [])
 
-    def clear_revoked(self) -> None:
-        """Remove revoked documents that the node has gone past."""
+    def sweep_revoked(self, now: float) -> list[Change]:
+        """Remove revoked documents that the node has gone past; find those that a host revoked before it died."""
+        changes: list[Change] = []
         for node in self._state.nodes.values():
-            seen = self._hearing.seen.get(node.name)
-            if seen is None or seen.heartbeat is None or seen.heartbeat.inbox is None:
-                continue
-            cursor = seq_of(seen.heartbeat.inbox)
             paths = NodePaths(node.name)
+            cursor = self._cursor(node.name)
             for term, seq in files.positions(self._disk, paths.dir("revoked")):
-                if seq < cursor:
-                    self._disk.remove(paths.numbered("revoked", term, seq))
+                place = position(term, seq)
+                if place in node.documents:
+                    changes.append(["revoked", node.name, place, now])
+                elif seq < cursor:
+                    self._disk.remove(paths.named("revoked", place))
+        return changes
+
+    def _cursor(self, node: str) -> int:
+        """Seq of the last document that the node has dealt with, as far as its heartbeat tells."""
+        seen = self._hearing.seen.get(node)
+        return seq_of(seen.heartbeat.inbox) if seen and seen.heartbeat and seen.heartbeat.inbox else 0

@@ -130,10 +130,12 @@ def redo(state: State, last: Entry | None) -> list[Effect]:
     """The effects of the last committed entry once more, and documents that nobody has claimed yet."""
     if last is None:
         return []
-    return [
-        Repeated(effect) if isinstance(effect, Document) else effect
-        for effect in effects(state, last.changes, last.term, last.seq)
-    ]
+    return [repeated(effect) for effect in effects(state, last.changes, last.term, last.seq)]
+
+
+def repeated(effect: Effect) -> Effect:
+    """The same effect when it may have been carried out before."""
+    return Repeated(effect) if isinstance(effect, Document) else effect
 
 
 def document(state: State, change: Change, place: str) -> Document:
