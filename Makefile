@@ -24,7 +24,7 @@ help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
 demo: $(VENV)/.installed  ## a cluster of two nodes on a temporary share does real work, and is stopped
-	@$(BIN)/python contrib/demo/run.py
+	@$(BIN)/python contrib/demo/demo.py
 
 test: $(VENV)/.dev $(LINT)  ## all tests of this machine; tells what was left out
 	@mkdir -p build
