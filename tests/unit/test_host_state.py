@@ -1,0 +1,303 @@
+"""State transitions: changes in, states out, without a disk or a clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hakuriver.host.jobs import Job
+from hakuriver.host.state import State
+
+JOB = "17952394256555067814"
+OTHER = "17952394256555067815"
+
+
+class River:
+    """A state with a term and a seq, and shorthand for changes."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.state = State()
+        self.state.term = 1
+        self.change("node", "n1", 1, {"cores": 8, "memory_bytes": 10**9, "executors": ["process"]})
+        self.change("node", "n2", 1, {"cores": 8, "memory_bytes": 10**9, "executors": ["process"]})
+        self.accept(JOB, **spec)
+
+    def change(self, *change: Any) -> None:
+        self.state.seq += 1
+        self.state.apply(list(change))
+
+    def accept(self, job: str, **spec: Any) -> None:
+        receipt = {"request": job, "name": "x.json", "kind": "run", "uid": 7, "at": 1.0}
+        self.change("jobs", receipt, "me", [[job, {"command": ["true"], "cores": 2, **spec}]], "taken")
+
+    def send(self, node: str = "n1", attempt: int = 1, k: int | None = None) -> str:
+        at = self.state.nodes[node]
+        self.change("send", node, [[JOB, k, attempt, "process"]], list(at.controls), [], at.previous, list(at.cursor))
+        assert at.previous is not None
+        return at.previous
+
+    def tell(self, *events: dict[str, Any], node: str = "n1") -> None:
+        epoch, seq = self.state.nodes[node].cursor
+        self.change("events", node, epoch or 1, seq + 1, list(events))
+
+    def claim(self, place: str, node: str = "n1") -> None:
+        self.tell({"kind": "claimed", "dispatch": place}, node=node)
+
+    def end(self, state: str, attempt: int = 1, node: str = "n1", k: int | None = None, **end: Any) -> None:
+        cause = {"completed": "exit", "failed": "exit"}.get(state, state)
+        record = {"state": state, "cause": cause, "ended_at": 9.0, **end}
+        self.tell({"kind": "ended", "job": JOB, "k": k, "attempt": attempt, "end": record}, node=node)
+
+    def kill(self, job: str = JOB, k: int | None = None, request: str = OTHER) -> None:
+        self.change("control", request, f"{job}.kill", "kill", 7, 2.0, [[job, k]], [], "taken")
+
+    @property
+    def job(self) -> Job:
+        return self.state.jobs[JOB]
+
+    def is_(self, state: str, k: int = 0) -> bool:
+        return self.job.state_of(k) == state
+
+
+def test_one_task_from_pending_to_completed() -> None:
+    river = River()
+    assert river.is_("pending")
+    assert len(river.state.queue) == 1
+    place = river.send()
+    assert river.is_("assigning")
+    assert river.state.nodes["n1"].cores_held == 2
+    assert len(river.state.queue) == 0
+    river.claim(place)
+    river.tell({"kind": "started", "job": JOB, "k": None, "attempt": 1, "at": 3.0})
+    assert river.is_("running")
+    river.end("completed", exit_code=0)
+    assert river.is_("completed")
+    assert river.state.nodes["n1"].cores_held == 0
+    assert river.job.ending() == ("completed", 0)
+    assert river.job.finished_at == 9.0
+
+
+def test_an_ending_is_never_overwritten() -> None:
+    river = River()
+    river.claim(river.send())
+    river.end("completed", exit_code=0)
+    river.end("failed", exit_code=1)
+    river.change("lost", "n1", [[JOB, None, 1]], 10.0)
+    assert river.is_("completed")
+
+
+def test_retries_are_spent_one_by_one_and_then_the_ending_stands() -> None:
+    river = River(retries=2)
+    for attempt in (1, 2, 3):
+        river.claim(river.send(attempt=attempt))
+        river.end("failed", attempt=attempt, exit_code=3)
+        assert river.is_("pending" if attempt < 3 else "failed")
+    assert river.job.ending() == ("failed", 3)
+
+
+def test_an_ending_told_twice_spends_one_retry() -> None:
+    river = River(retries=2)
+    river.claim(river.send())
+    river.end("failed", exit_code=3)
+    river.end("failed", exit_code=3)
+    assert river.is_("pending")
+    assert river.job.live[0].retries_spent == 1
+    assert len(river.state.queue) == 1
+
+
+def test_fenced_goes_back_and_spends_nothing() -> None:
+    river = River(retries=1)
+    river.claim(river.send())
+    river.end("fenced")
+    assert river.is_("pending")
+    assert river.job.live[0].retries_spent == 0
+    river.claim(river.send("n2", attempt=2), "n2")
+    river.end("failed", attempt=2, node="n2", exit_code=1)
+    assert river.is_("pending")
+
+
+def test_lost_without_retries_is_final_until_corrected() -> None:
+    river = River()
+    river.claim(river.send())
+    river.change("lost", "n1", [[JOB, None, 1]], 5.0)
+    assert river.is_("lost")
+    assert river.job.ending() == ("lost", 125)
+    assert river.state.nodes["n1"].cores_held == 0
+    river.change("alive", "n1", [[JOB, None, 1]], 6.0)
+    assert river.is_("running")
+    assert river.state.nodes["n1"].cores_held == 2
+    river.end("completed", exit_code=0)
+    assert river.job.ending() == ("completed", 0)
+
+
+def test_lost_gets_its_true_ending() -> None:
+    river = River()
+    river.claim(river.send())
+    river.change("lost", "n1", [[JOB, None, 1]], 5.0)
+    river.end("failed", exit_code=4)
+    assert river.job.ending() == ("failed", 4)
+    assert river.job.lost == 0
+
+
+def test_lost_with_retries_is_corrected_until_the_next_attempt_is_sent() -> None:
+    river = River(retries=1)
+    river.claim(river.send())
+    river.change("lost", "n1", [[JOB, None, 1]], 5.0)
+    assert river.is_("pending")
+    assert river.job.live[0].retries_spent == 1
+    river.end("completed", exit_code=0)
+    assert river.is_("completed")
+    assert len(river.state.queue) == 0
+
+
+def test_an_earlier_attempt_that_returns_changes_nothing() -> None:
+    river = River(retries=1)
+    river.claim(river.send())
+    river.change("lost", "n1", [[JOB, None, 1]], 5.0)
+    river.claim(river.send("n2", attempt=2), "n2")
+    river.end("completed", attempt=1, exit_code=0)
+    assert river.is_("assigning")
+    assert river.job.live[0].attempt == 2
+
+
+def test_revoked_waits_again_under_the_same_number() -> None:
+    river = River()
+    place = river.send()
+    river.change("revoked", "n1", place, 4.0)
+    assert river.is_("pending")
+    assert river.job.live[0].attempt == 0
+    assert len(river.state.queue) == 1
+    assert river.state.nodes["n1"].cores_held == 0
+
+
+def test_kill_of_pending_is_answered_at_once() -> None:
+    river = River()
+    river.kill()
+    assert river.is_("killed")
+    assert [a.receipt(1.0)["answers"] for a in river.state.answered] == [
+        [{"task": JOB, "ok": True, "outcome": "killed"}]
+    ]
+
+
+def test_kill_of_running_waits_for_the_ending() -> None:
+    river = River(retries=5)
+    river.claim(river.send())
+    river.kill()
+    assert OTHER in river.state.requests
+    assert river.state.nodes["n1"].controls[0]["op"] == "kill"
+    river.end("killed", signal=15)
+    assert river.is_("killed")
+    assert river.state.answered[0].done == [[JOB, True, "killed"]]
+
+
+def test_if_a_kill_and_an_ending_race_the_ending_stands() -> None:
+    river = River(retries=5)
+    river.claim(river.send())
+    river.kill()
+    river.end("failed", exit_code=1)
+    assert river.is_("failed")  # no retry once a kill was asked for
+    assert river.state.answered[0].done == [[JOB, False, "already failed"]]
+
+
+def test_kill_of_unclaimed_work_that_is_revoked() -> None:
+    river = River()
+    place = river.send()
+    river.kill()
+    river.change("revoked", "n1", place, 4.0)
+    assert river.is_("killed")
+    assert river.state.answered[0].done == [[JOB, True, "killed"]]
+
+
+def test_kill_of_lost_is_kept_until_the_node_returns() -> None:
+    river = River()
+    river.claim(river.send())
+    river.change("lost", "n1", [[JOB, None, 1]], 5.0)
+    river.kill()
+    assert not river.state.answered
+    assert river.state.nodes["n1"].controls[0]["attempt"] == 1
+    river.change("alive", "n1", [[JOB, None, 1]], 6.0)
+    river.end("killed", signal=9)
+    assert river.is_("killed")
+    assert river.state.answered[0].done == [[JOB, True, "killed"]]
+
+
+def test_a_runner_that_lost_track_fails_what_it_had_claimed() -> None:
+    river = River(retries=1)
+    river.claim(river.send())
+    river.tell({"kind": "begin", "previous_epoch": 1, "previous_seq": 1, "holds": []})
+    assert river.is_("pending")
+    assert "lost track" in river.job.live[0].reason
+
+
+def test_begin_keeps_what_the_runner_still_answers_for() -> None:
+    river = River()
+    river.claim(river.send())
+    river.tell({"kind": "begin", "previous_epoch": 1, "previous_seq": 1, "holds": [[JOB, None, 1]]})
+    assert river.is_("assigning")
+
+
+def test_pause_and_resume() -> None:
+    river = River()
+    river.claim(river.send())
+    river.tell({"kind": "started", "job": JOB, "k": None, "attempt": 1, "at": 3.0})
+    river.change("control", OTHER, "x", "pause", 7, 2.0, [[JOB, None]], [], "taken")
+    river.tell(
+        {"kind": "paused", "job": JOB, "k": None, "attempt": 1},
+        {"kind": "answer", "request": OTHER, "op": "pause", "job": JOB, "k": None, "attempt": 1, "text": "paused"},
+    )
+    assert river.is_("paused")
+    assert river.state.nodes["n1"].cores_held == 2
+    assert river.state.answered[0].done == [[JOB, True, "paused"]]
+    river.tell({"kind": "resumed", "job": JOB, "k": None, "attempt": 1})
+    assert river.is_("running")
+
+
+def test_requeue_of_a_failed_task_of_an_array() -> None:
+    river = River(array="0-2")
+    for k in range(3):
+        river.claim(river.send(k=k))
+        river.end("failed" if k == 1 else "completed", k=k, exit_code=int(k == 1))
+    assert river.job.ending() == ("failed", 1)
+    river.change("requeue", JOB, [1])
+    assert [river.job.state_of(k) for k in range(3)] == ["completed", "pending", "completed"]
+    river.claim(river.send(k=1, attempt=2))
+    river.end("completed", attempt=2, k=1, exit_code=0)
+    assert river.job.ending() == ("completed", 0)
+
+
+def test_snapshot_and_back() -> None:
+    river = River(array="3,5-9", retries=1, memory_bytes=1000)
+    river.claim(river.send(k=3))
+    river.end("completed", k=3, exit_code=0)
+    river.claim(river.send(k=5))
+    data = river.job.snapshot()
+    again = Job.load(data)
+    assert json.loads(again.snapshot()) == {**json.loads(data), "spec": again.spec}
+    assert again.spec == {**again.spec, **river.job.spec}
+    assert [again.state_of(k) for k in (3, 5, 6, 9)] == ["completed", "assigning", "pending", "pending"]
+    assert list(again.waiting) == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("spec", "names", "indices", "targets"),
+    [
+        ({}, [JOB], [0], [None]),
+        ({"array": "5"}, [JOB], [5], [None]),
+        ({"array": "4-6"}, [f"{JOB}-4", f"{JOB}-5", f"{JOB}-6"], [4, 5, 6], [None] * 3),
+        ({"targets": ["n1"]}, [JOB], [0], ["n1"]),
+        ({"targets": ["n1", "n2"]}, [f"{JOB}-0", f"{JOB}-1"], [0, 1], ["n1", "n2"]),
+        (
+            {"targets": ["n1", "n2"], "array": "7,9"},
+            [f"{JOB}-{k}" for k in range(4)],
+            [7, 9, 7, 9],
+            ["n1", "n1", "n2", "n2"],
+        ),
+    ],
+)
+def test_numbers_of_tasks(spec: dict[str, Any], names: list[str], indices: list[int], targets: list[str]) -> None:
+    job = River(**spec).job
+    assert [job.name_of(k) for k in job.all_indices()] == names
+    assert [job.array_index(k) for k in job.all_indices()] == indices
+    assert [job.target(k) for k in job.all_indices()] == targets
