@@ -256,7 +256,7 @@ class Host:
             for waiting in self.state.answered:
                 self.decide(["receipt", waiting.receipt(self.now())])
             self.state.answered.clear()
-            if not self.changes and not self.snapshots.checkpoint(self.boottime()):
+            if not self.snapshots.checkpoint(self.boottime(), not self.changes) and not self.changes:
                 return self._beat()
             self._uncommitted = self._entry()
         self.journal.commit(self._uncommitted)

@@ -19,6 +19,7 @@ from hakuriver.spool.files import Disk
 FLUSH_S = 2.0  #: between two snapshots of small jobs
 SMALL = 64 * 1024  #: bytes up to which a job is small
 CHECKPOINT_ENTRIES = 256  #: journal entries after which a checkpoint is due
+BUSY_FACTOR = 8  #: times as many while there is no idle moment
 CHECKPOINT_IDLE_S = 60.0  #: seconds after which one is due if there are any entries
 BYTES_PER_JOB = 80  #: that a job adds to a checkpoint
 
@@ -78,11 +79,14 @@ class Snapshots:
             self._finished.add(job.id)
         return data
 
-    def checkpoint(self, now: float) -> bool:
-        """Prepare a checkpoint if one is due; tell whether the next entry is to carry it."""
+    def checkpoint(self, now: float, idle: bool) -> bool:
+        """Prepare a checkpoint if one is due; tell whether the next entry is to carry it.
+
+        It syncs the file system, which may take a while, so that it waits for an idle moment as long as it can.
+        """
         if self._next is not None:
             return True
-        if not self._checkpoint_due(now):
+        if not self._checkpoint_due(now, idle):
             return False
         for job in [self._state.jobs[j] for j in self._state.touched if j in self._state.jobs]:
             self._write_one(job)
@@ -93,11 +97,12 @@ class Snapshots:
         self._checkpointed = now
         return True
 
-    def _checkpoint_due(self, now: float) -> bool:
+    def _checkpoint_due(self, now: float, idle: bool) -> bool:
         if not self._entries:
             self._checkpointed = now
             return False
-        if now - self._checkpointed < CHECKPOINT_IDLE_S and self._entries < CHECKPOINT_ENTRIES:
+        due = self._entries >= CHECKPOINT_ENTRIES or now - self._checkpointed >= CHECKPOINT_IDLE_S
+        if not (due if idle else self._entries >= BUSY_FACTOR * CHECKPOINT_ENTRIES):
             return False
         touched = sum(self._state.jobs[j].size for j in self._state.touched if j in self._state.jobs)
         return (
