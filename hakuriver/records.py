@@ -89,7 +89,7 @@ class RunRequest(DoorModel):
     name: Annotated[Argument, StringConstraints(max_length=200)] | None = Field(None, description="A name for people.")
     targets: list[str] = Field([], max_length=1000, description="Nodes; one task runs on each. None: any one node.")
     cores: Annotated[Whole, Field(ge=0, le=100_000)] = Field(1, description="Cores held; 0 reserves none.")
-    memory: Annotated[Whole, Field(ge=1), BeforeValidator(_size)] | None = Field(
+    memory: Annotated[Whole, Field(ge=1, le=2**60), BeforeValidator(_size)] | None = Field(
         None, description="Bytes, or text such as 512M, 4G, 4Gi: the limit of the task's whole tree."
     )
     env: dict[str, Argument] = Field({}, description="Environment variables for the task.")

@@ -66,7 +66,9 @@ class Answers:
 
     def _run(self, asked: Asked, bodies: list[RunRequest]) -> None:
         jobs: list[list[Any]] = []
+        ids: dict[str, None] = {}
         warnings: list[dict[str, Any]] = []
+        tasks = 0
         for number, body in enumerate(bodies, 1):
             where = f"line {number}: " if asked.kind == "batch" else ""
             problems, failed = self._check_job(body, asked.uid)
@@ -74,13 +76,16 @@ class Answers:
                 return self._refuse(asked, [{**p, "field": where + p["field"]} for p in problems])
             warnings += [{**p, "field": where + p["field"]} for p in failed]
             job = self._id_for(asked, body)
+            if job in ids:
+                return self._refuse(asked, [problem(where + "id", job, "this id stands in it twice")])
+            ids[job] = None
+            tasks += task_count(body.array, len(body.targets))
             if self.finished.known(job) or job in self._state.jobs:
-                if asked.kind == "batch":
-                    continue
-                return self._host.forget_taken(asked.entry)
+                if job == asked.taken.request:
+                    return self._host.forget_taken(asked.entry)  # its receipt stands
+                continue
             jobs.append([job, checking.spec_of(body)])
-        tasks = sum(task_count(spec.get("array"), len(spec.get("targets") or ())) for _, spec in jobs)
-        receipt = self._receipt(asked, "accepted", ids=[job for job, _ in jobs], tasks=tasks, errors=warnings)
+        receipt = self._receipt(asked, "accepted", ids=list(ids), tasks=tasks, errors=warnings)
         self._host.decide(["jobs", receipt, door.user_name(asked.uid), jobs, asked.entry])
         return None
 
@@ -155,7 +160,7 @@ class Answers:
                 tasks.append([job.id, k])
             else:
                 answers.append([target, False, "there is no such task"])
-        return tasks, answers
+        return _once(tasks), answers
 
     def _has(self, job: Job, k: int) -> bool:
         try:
@@ -218,6 +223,11 @@ class Answers:
         else:
             text = self._host.collect(body.older_than)
         self._host.decide(["receipt", self._receipt(asked, "done", text=text), asked.entry])
+
+
+def _once(tasks: list[list[Any]]) -> list[list[Any]]:
+    """The same without repeats: a job and one of its tasks may both have been named."""
+    return [list(pair) for pair in dict.fromkeys((job, k) for job, k in tasks)]
 
 
 def _not_over(job: Job) -> list[int]:

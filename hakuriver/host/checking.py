@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from hakuriver.ids import parse_task
 from hakuriver.records import NESTING_MAX, ControlRequest, HostRequest, JobSpec, NodeRequest, RunRequest
 
 _MODELS: dict[str, type[BaseModel]] = {"run": RunRequest}
@@ -34,9 +33,14 @@ class Unfinished(Exception):
 
 
 def problem(field: str, value: object, message: str, remedy: str | None = None) -> dict[str, Any]:
-    """One thing that is wrong: records.Problem."""
-    shown = None if value is None else str(value)[:200]
-    return {"field": field, "value": shown, "message": message, "remedy": remedy}
+    """One thing that is wrong: records.Problem. What came from the file is cut short and made printable."""
+    shown = None if value is None else _shown(str(value))
+    return {"field": _shown(field), "value": shown, "message": _shown(message, 2000), "remedy": remedy}
+
+
+def _shown(text: str, most: int = 200) -> str:
+    """Half a surrogate pair can be written as JSON, and then the journal could not be read any more."""
+    return text[:most].encode("utf-8", "backslashreplace").decode()
 
 
 def document(data: bytes) -> dict[str, Any]:
@@ -68,8 +72,9 @@ def _no_constant(name: str) -> None:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"the key {twice!r} stands in it twice")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:100]!r} stands in it twice")
     return found
 
 
@@ -96,7 +101,7 @@ def check(found: dict[str, Any]) -> Any:
     kind = found.get("request", "run")
     model = _MODELS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        near = difflib.get_close_matches(str(kind), _MODELS, n=1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(str(kind)[:100], _MODELS, n=1, cutoff=0.0)[0]
         raise Refusal([problem("request", kind, "there is no such request", f"did you mean {near}?")])
     try:
         return model.model_validate(found)
@@ -108,7 +113,7 @@ def check(found: dict[str, Any]) -> Any:
 def _explain(error: Any, model: type[BaseModel]) -> dict[str, Any]:
     field = ".".join(str(part) for part in error["loc"]) or "file"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, model.model_fields, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(field[:100], model.model_fields, n=1, cutoff=0.0)
         return problem(field, error["input"], "there is no such key", f"the nearest known one is {near[0]}")
     if error["type"] == "missing":
         return problem(field, None, "it must be there", f"add {field!r}")
@@ -147,10 +152,10 @@ def batch(data: bytes, settled: bool) -> list[RunRequest]:
 def _closing(line: bytes) -> int | None:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     end = found.get("end") if isinstance(found, dict) and len(found) == 1 else None
-    return end if isinstance(end, int) else None
+    return end if type(end) is int else None
 
 
 def _line(line: bytes) -> RunRequest:
@@ -162,9 +167,11 @@ def _line(line: bytes) -> RunRequest:
 
 def touched(kind: str, stem: str) -> ControlRequest:
     """A request that is all in its name: `<job or task>.kill`. Raises Refusal."""
-    if parse_task(stem) is None:
-        raise Refusal([problem("file", f"{stem}.{kind}", "its name must be a job id or a task", None)], kind=kind)
-    return ControlRequest.model_validate({"request": kind, "targets": [stem]})
+    try:
+        return ControlRequest.model_validate({"request": kind, "targets": [stem]})
+    except ValidationError:
+        message = "its name must be a job id or a task"
+        raise Refusal([problem("file", f"{stem}.{kind}", message)], kind=kind) from None
 
 
 def spec_of(body: RunRequest) -> dict[str, Any]:

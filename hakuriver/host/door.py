@@ -108,10 +108,9 @@ class Door:
             self.answered(entry)
             return None
         if file.refusal:
-            return self._refuse(entry, taken, file, checking.problem("file", taken.name, file.refusal))
+            return self._refuse(entry, taken, ending, file, file.refusal)
         if file.size > limit or len(file.data) > limit:
-            message = f"it has {file.size:,} bytes; at most {limit:,} are read"
-            return self._refuse(entry, taken, file, checking.problem("file", taken.name, message))
+            return self._refuse(entry, taken, ending, file, f"it has {file.size:,} bytes; at most {limit:,} are read")
         try:
             kind, body = self._parse(entry, match[1], ending, file)
         except Refusal as refusal:
@@ -128,8 +127,9 @@ class Door:
         """Look again in a moment: reading a large file over and over would hold up the rest."""
         self._next_try[entry] = self._boottime() + AGAIN_S
 
-    def _refuse(self, entry: str, taken: Taken, file: DoorFile, problem: dict[str, Any]) -> Asked:
-        return Asked(entry, taken, file.uid, "run", None, [problem])
+    def _refuse(self, entry: str, taken: Taken, ending: str, file: DoorFile, why: str) -> Asked:
+        kind = {"json": "run", "jsonl": "batch"}.get(ending, ending)
+        return Asked(entry, taken, file.uid, kind, None, [checking.problem("file", taken.name, why)])
 
     def _parse(self, entry: str, stem: str, ending: str, file: DoorFile) -> tuple[str, Any]:
         if ending == "jsonl":

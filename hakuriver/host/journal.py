@@ -116,6 +116,7 @@ class Journal:
             files.publish(self.disk, layout.journal(target.term, target.seq), data)
             self._published = True
         if self.baton != target:
+            self._published = False  # if this fails, the share may have gone, and what was written not be on it
             self._rename(target)
         self.disk.sync([layout.HOST])
         self.entries.append((target.term, target.seq))

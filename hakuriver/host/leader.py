@@ -118,6 +118,12 @@ class Host:
 
     def tick(self) -> bool:
         """Do one round of everything; tell whether anything happened. ShareError: call again later."""
+        try:
+            return self._round()
+        except FileNotFoundError as error:  # a directory that init made: the share is going away just now
+            raise ShareError("find", str(error.filename or "a directory of the share"), error) from error
+
+    def _round(self) -> bool:
         if not self.leading:
             self.open()
         files.present(self.disk)

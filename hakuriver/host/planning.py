@@ -90,7 +90,9 @@ def plan(
     while heap and len(result.placements) < most and any(_open(room) for room in rooms):
         _, shape = heapq.heappop(heap)
         cursor = waiting[shape]
-        room = _choose(shape, rooms, started, active)
+        if _bounded(shape, started, active):
+            continue  # it waits for its own tasks, and no room is kept for it
+        room = _choose(shape, rooms)
         if room is None:
             result.blocked.append(shape)
             if long_waiting(shape):
@@ -134,9 +136,14 @@ def _open(room: Room) -> bool:
     return not room.kept and (room.cores + room.ahead > 0 or room.tasks < FREE_TASKS_PER_CORE * room.cores_total)
 
 
-def _choose(shape: Shape, rooms: list[Room], started: dict[str, int], active: Callable[[str], int]) -> Room | None:
-    if shape.job and shape.most_at_once and active(shape.job) + started.get(shape.job, 0) >= shape.most_at_once:
-        return None
+def _bounded(shape: Shape, started: dict[str, int], active: Callable[[str], int]) -> bool:
+    """Whether as many of its job's tasks run as the job allows."""
+    if not (shape.job and shape.most_at_once):
+        return False
+    return active(shape.job) + started.get(shape.job, 0) >= shape.most_at_once
+
+
+def _choose(shape: Shape, rooms: list[Room]) -> Room | None:
     able = [room for room in rooms if eligible(shape, room.node, room.executors)]
     for ahead in (False, True):
         for room in able:

@@ -6,6 +6,7 @@ last entry; those of earlier entries were carried out before the next was commit
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from hakuriver.host.state import Change, State
 from hakuriver.ids import is_job_id, position
 from hakuriver.records import FORMAT, Entry
 from hakuriver.spool import files, layout
-from hakuriver.spool.files import Disk
+from hakuriver.spool.files import Disk, ShareError
 from hakuriver.spool.layout import NodePaths
 
 #: Takes a path of an inbox' lock, gives a context in which the inbox is written.
@@ -73,7 +74,12 @@ class Removals(NamedTuple):
     def perform(self, disk: Disk, _lock: Lock) -> None:
         """Remove them."""
         for path in self.paths:
-            disk.remove(path)
+            try:
+                disk.remove(path)
+            except ShareError as error:
+                if error.errno not in (errno.EISDIR, errno.EPERM):
+                    raise
+                disk.rmdir(path)  # somebody put a directory there; it stays if it is not empty
 
 
 class Forgetting(NamedTuple):

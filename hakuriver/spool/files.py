@@ -336,6 +336,7 @@ def publish(disk: Disk, path: str, data: bytes, *, replace: bool = False) -> Non
     try:
         disk.write(temporary, data, durable=not replace)
     except FileNotFoundError:
+        present(disk)  # nothing is made in the empty directory that an unmounted share leaves
         disk.mkdir(directory_of(path))
         disk.write(temporary, data, durable=not replace)
     if replace:
