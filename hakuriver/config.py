@@ -10,6 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from hakuriver.errors import HakuRiverError
+
 if TYPE_CHECKING:
     from hakuriver.settings import Settings
 
@@ -18,7 +20,7 @@ DEFAULT_FILE = "~/.hakuriver/config.toml"
 DEAD_KEYS = {"network.host_port", "network.runner_port"}
 
 
-class ConfigError(Exception):
+class ConfigError(HakuRiverError):
     """{file}: {key} = {value}: {what is wrong}; {remedy}."""
 
 
