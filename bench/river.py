@@ -1,0 +1,189 @@
+"""A river to measure: real daemons of the installed package on a fresh share on the local disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hakuriver.spool import layout
+
+BUILD = Path(__file__).resolve().parent.parent / "build"
+BIN = Path(sys.executable).parent
+HAKURIVER = str(BIN / "hakuriver")
+#: Seconds that anything may take before the benchmark gives up.
+PATIENCE_S = 300.0
+
+
+def until(what: str, condition: Callable[[], Any], every_s: float = 0.01, patience_s: float = PATIENCE_S) -> None:
+    """Wait for a condition; raises TimeoutError if it never comes."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {patience_s:g} s: {what}")
+        time.sleep(every_s)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a plain shell: no settings of whoever measures, and bytecode as it is usually."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HAKURIVER_", "PYTHON"))}
+    return {**kept, **more}
+
+
+class River:
+    """A share with the daemons that were started on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.share = directory / "share"
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.config = self._configure("host", 1)
+        self.environment = environment(HAKURIVER_CONFIG=str(self.config))
+        self.command("init", "share", "--shared-dir", str(self.share), "--name", "bench")
+
+    def _configure(self, name: str, cores: int) -> Path:
+        path = self.directory / f"{name}.toml"
+        path.write_text(
+            f'[paths]\nshared_dir = "{self.share}"\nstate_dir = "{self.directory / "state" / name}"\n'
+            f'[node]\nname = "{name}"\n[resources]\ncores = {cores}\n[scheduling]\nexecutor = "process"\n'
+        )
+        return path
+
+    def command(self, *arguments: str, text: str | None = None) -> str:
+        """Run `hakuriver ARGUMENTS`; return what it printed."""
+        done = subprocess.run(
+            [HAKURIVER, *arguments], env=self.environment, input=text, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"hakuriver {' '.join(arguments)} exited with {done.returncode}: {done.stderr}")
+        return done.stdout.strip()
+
+    def start_host(self) -> None:
+        """Start the host and wait until it leads."""
+        self._start("host", self.config, "host")
+        until("the host leads", lambda: not list((self.share / "host").glob("leader.*.none.*")))
+
+    def start_runner(self, name: str, cores: int) -> None:
+        """Start a runner and wait until the host has told about it."""
+        self._start(name, self._configure(name, cores), "runner")
+        index = self.share / layout.INDEX / "nodes.json"
+        until(f"{name} is online", lambda: index.exists() and f'"{name}"' in index.read_text())
+
+    def _start(self, name: str, config: Path, *arguments: str) -> None:
+        with open(self.directory / f"{name}.log", "ab") as log:
+            self.daemons[name] = subprocess.Popen(
+                [HAKURIVER, *arguments], env={**self.environment, "HAKURIVER_CONFIG": str(config)},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def stop(self, name: str) -> None:
+        """End a daemon with TERM."""
+        daemon = self.daemons.pop(name)
+        daemon.terminate()
+        try:
+            daemon.wait(30)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def close(self) -> None:
+        """End everything that was started here, and remove it all."""
+        for name in list(self.daemons):
+            self.stop(name)
+        for pid in processes_of(self.directory):
+            kill(pid)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # -- work
+
+    def submit(self, *arguments: str) -> str:
+        """`hakuriver submit --no-receipt ARGUMENTS`; returns the job's id."""
+        return self.command("submit", "--no-receipt", *arguments)[:20]
+
+    def drop(self, name: str, document: bytes) -> float:
+        """Drop a job file by rename, as a careful client does; return when (seconds since 1970, just before)."""
+        hidden, place = self.share / "incoming" / f".{name}.tmp", self.share / "incoming" / name
+        hidden.write_bytes(document)
+        now = time.time()
+        hidden.rename(place)
+        return now
+
+    def receipt(self, name: str) -> dict[str, Any]:
+        """Wait for a receipt and return it."""
+        path = self.share / layout.receipt(name)
+        until(f"receipt {name}", path.exists, 0.002)
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        assert found["outcome"] == "accepted", found
+        return found
+
+    def finished(self, job: str) -> bool:
+        """Whether the job's last snapshot is there, and nothing of it failed."""
+        bucket = self.share / layout.done_bucket(job)
+        try:
+            names = [name for name in os.listdir(bucket) if name.startswith(job)]
+        except FileNotFoundError:
+            return False
+        if names:
+            assert json.loads((bucket / names[-1]).read_bytes())["state"] == "completed", names
+        return bool(names)
+
+    def wait(self, job: str) -> None:
+        """Wait until a job is recorded as completed."""
+        until(f"{job} has completed", lambda: self.finished(job))
+
+    def occupy(self, node: str, cores: int) -> str:
+        """Hold all cores of a node with one long task; returns its job."""
+        job = self.submit("--target", node, "--cores", str(cores), "--", "sleep", "3600")
+        until(f"{node} is busy", lambda: self._running(job), 0.1)
+        return job
+
+    def _running(self, job: str) -> bool:
+        bucket = self.share / layout.ACTIVE / layout.bucket(job)
+        return any('"running":1' in path.read_text() for path in bucket.glob(f"{job}.*"))
+
+
+@contextmanager
+def river(**runners: int) -> Iterator[River]:
+    """A river with a host and runners of so many cores, for a `with`."""
+    BUILD.mkdir(exist_ok=True)
+    made = River(Path(tempfile.mkdtemp(prefix="bench.", dir=BUILD)))
+    try:
+        made.start_host()
+        for name, cores in runners.items():
+            made.start_runner(name, cores)
+        yield made
+    finally:
+        made.close()
+
+
+def processes_of(directory: Path) -> dict[int, str]:
+    """Every other process that names the directory in its arguments or environment: {pid: arguments}."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes()
+            said = arguments + (entry / "environ").read_bytes()
+        except OSError:
+            continue  # it has ended, or is another user's
+        if os.fsencode(directory) in said:
+            found[int(entry.name)] = arguments.replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
+
+
+def kill(pid: int) -> None:
+    """KILL, if it is still there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it was quicker
