@@ -238,6 +238,12 @@ class State:
             self._found_running(job, task, node, event.get("at"), "running")
         else:
             self._found_running(job, task, node, None, "paused" if kind == "paused" else "running")
+            self._answer_seen("pause" if kind == "paused" else "resume", job.name_of(k), kind)
+
+    def _answer_seen(self, op: str, task: str, kind: str) -> None:
+        """What was asked for has come about: a runner that died in between may have lost the answer itself."""
+        for request in [r.request for r in self.requests.values() if r.op == op and task in r.open]:
+            self._answer(request, task, True, kind)
 
     def _found_running(self, job: Job, task: Task, node: Node, at: float | None, state: str) -> None:
         """It runs: also if it was thought lost, as long as no later attempt was sent out."""
