@@ -84,22 +84,12 @@ def one_task(job: Job, target: Target) -> int | None:
         return None
     if target.total != 1:
         raise Invalid("ID", target.name, f"name one task, as {task_name(job.job, target.ranges[0][0])}")
-    if job.total == 1:
-        raise NotFound(f"there is no task {target.name}: the job has one task, {job.job}")
-    return target.ranges[0][0]
+    return reading.task_of(job, target.ranges[0][0]).k
 
 
 def _first(job: Job) -> str:
     ranges = task_ranges(job.spec.get("array"), len(job.spec.get("targets") or ()))
     return task_name(job.job, ranges[0][0] if ranges else None)
-
-
-def state_of(job: Job, k: int | None) -> tuple[str, int]:
-    """A task's state, and the number of its latest attempt (1 if it has not been sent out)."""
-    task = next((task for task in job.tasks if task.k == k), None)
-    if task:
-        return task.state, max(1, task.attempt)
-    return (job.state if job.total == 1 else "pending"), 1
 
 
 def read_logs(
@@ -139,12 +129,16 @@ class _Reading:
         self._pinned = attempt
         self._on_attempt = on_attempt or (lambda _: None)
         self._seq = -1
-        self.state, self._latest = state_of(job, k)
+        self._know(job)
         if attempt and attempt > self._latest and self.state in FINAL:
             raise NotFound(f"there was no attempt {attempt} of {task_name(job.job, k)}: the last was {self._latest}")
         self._begin(attempt or self._latest)
         if tail is not None:
             self._log.skip_to_tail(tail)
+
+    def _know(self, job: Job) -> None:
+        task = reading.task_of(job, self._k)
+        self.state, self._latest = task.state, max(1, task.attempt)
 
     def _begin(self, attempt: int) -> None:
         self._attempt = attempt
@@ -174,7 +168,7 @@ class _Reading:
     def _look(self, seq: int) -> None:
         self._job = reading.load(self._share, self._job.job)
         self._seq = seq
-        self.state, self._latest = state_of(self._job, self._k)
+        self._know(self._job)
 
     def _next_attempt(self) -> bool:
         if self._pinned or self._latest <= self._attempt:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from hakuriver import units
+from hakuriver.checks import task_ranges
 from hakuriver.client import Receipt, open_share, read_receipt
 from hakuriver.errors import NotFound
 from hakuriver.ids import is_job_id, job_time, task_name
@@ -88,7 +90,7 @@ class Job(NamedTuple):
 
     job: str
     state: str
-    exit_code: int | None  #: once over: what `hakuriver wait` exits with
+    exit_code: int | None  #: once over: what `hakuriver task wait` exits with
     name: str | None
     owner: str | None
     uid: int | None
@@ -108,7 +110,7 @@ class Job(NamedTuple):
 
 
 def exit_code_of(row: list[Any]) -> int:
-    """What `hakuriver wait` exits with for a row that is over."""
+    """What `hakuriver task wait` exits with for a row that is over."""
     if row[STATE] == "completed":
         return 0
     if row[STATE] == "killed_oom":
@@ -174,6 +176,19 @@ def _as_task(job: str, row: list[Any]) -> Task:
     return Task._make([task_name(job, row[K]), *row[: PEAK + 1], earlier])
 
 
+def task_of(job: Job, k: int | None) -> Task:
+    """One task, also if it was never dispatched. Raises NotFound if the job has none of that index."""
+    for task in job.tasks:
+        if task.k == k:
+            return task
+    ranges = task_ranges(job.spec.get("array"), len(job.spec.get("targets") or ()))
+    if (ranges is None) != (k is None) or not (k is None or any(low <= k <= high for low, high in ranges or ())):
+        only = f"it has one, {job.job}" if not ranges else f"they are {job.job}-[{units.format_ranges(ranges)}]"
+        raise NotFound(f"there is no task {task_name(job.job, k)} in that job: {only}")
+    state = job.state if job.state in ("submitted", "refused") else "pending"
+    return Task(task_name(job.job, k), k, state, 0, None, 0, None, None, None, None, "", "", 0.0, 0.0, None, [])
+
+
 # -- one job, wherever it is
 
 
@@ -199,7 +214,7 @@ def load(share: Share, job: str) -> Job:
 
 def before_snapshot(share: Share, job: str) -> Job | None:
     """A job that has no snapshot yet: at the door, taken, or just answered."""
-    request = _request_of(share, job)
+    request = request_of(share, job)
     receipt = read_receipt(share, job)
     if receipt and receipt.kind == "run":
         return _answered(job, receipt, request or {})
@@ -222,11 +237,11 @@ def _unseen(job: str, state: str, total: int, spec: dict[str, Any], receipt: Rec
     return Job(job, state, exit_code, spec.get("name"), None, uid, accepted, None, total, counts, spec, "", [], receipt)
 
 
-def _request_of(share: Share, job: str) -> dict[str, Any] | None:
+def request_of(share: Share, job: str) -> dict[str, Any] | None:
     """What was asked for, while the request file still lies at the door or in host/taken/."""
     for path, request in at_door(share):
         if request == job or path.endswith(".jsonl"):
-            found = _job_in(share.open_listed(path) or b"", job, path.endswith(".jsonl"))
+            found = job_in(share.open_listed(path) or b"", job, path.endswith(".jsonl"))
             if found is not None:
                 return found
     return None
@@ -244,7 +259,8 @@ def at_door(share: Share) -> Iterator[tuple[str, str]]:
             yield f"{layout.TAKEN}/{name}", taken.request
 
 
-def _job_in(data: bytes, job: str, batch: bool) -> dict[str, Any] | None:
+def job_in(data: bytes, job: str, batch: bool = False) -> dict[str, Any] | None:
+    """What a request file asks to run; None if it is another request, or the batch has no such job."""
     if batch:
         mark = f'"{job}"'.encode()
         data = next((line for line in data.splitlines() if mark in line), b"")
@@ -288,6 +304,17 @@ class _Everything(frozenset[str]):
 
     def __contains__(self, item: object) -> bool:
         return True
+
+
+def newest_bucket(share: Share, tree: str) -> str:
+    """The directory of a tree that the newest ids lie in; '' if there is none."""
+    path = tree
+    for _ in ("day", "bucket"):
+        names = [name for name in share.names(path) if name.isdigit()]
+        if not names:
+            return ""
+        path = f"{path}/{max(names)}"
+    return path
 
 
 def nodes_index(share: Share) -> dict[str, Any] | None:

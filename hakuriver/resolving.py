@@ -116,13 +116,8 @@ def _indexed(share: Share, ending: str) -> list[str] | None:
 def _just_accepted(share: Share) -> Iterator[str]:
     """Jobs of the newest bucket of either tree: a host indexes them a moment later."""
     for tree in (layout.ACTIVE, layout.DONE):
-        path = tree
-        for _ in ("day", "bucket"):
-            names = [name for name in share.names(path) if name.isdigit()]
-            path = f"{path}/{max(names)}" if names else ""
-            if not path:
-                break
-        yield from (name[:JOB_ID_DIGITS] for name in (share.names(path) if path else ()))
+        bucket = reading.newest_bucket(share, tree)
+        yield from (name[:JOB_ID_DIGITS] for name in (share.names(bucket) if bucket else ()))
 
 
 def unfinished(share: Share, mine: bool) -> list[Target]:

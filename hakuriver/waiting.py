@@ -1,6 +1,6 @@
 """Wait until jobs and tasks are over: by listing their buckets, one poll for all of them.
 
-Exit codes (`hakuriver wait`): 0 completed; else, of the first in the order named that did not complete, its own;
+Exit codes (`hakuriver task wait`): 0 completed; else, of the first in the order named that did not complete, its own;
 128+signal; 137 over its memory; 124 over its time; 125 lost, refused, or told by no host.
 """
 
@@ -188,7 +188,7 @@ def _first_reason(rows: list[list[Any]]) -> str:
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """What `hakuriver wait` exits with."""
+    """What `hakuriver task wait` exits with."""
     return next((outcome.exit_code for outcome in outcomes if not outcome.completed), 0)
 
 

@@ -60,6 +60,17 @@ class Share:
         found = self._do("list", path, os.listdir)
         return [name for name in found or () if name[0] != "."]
 
+    def first_names(self, path: str, most: int) -> list[str] | None:
+        """The names in a directory, if there are no more than so many; None if there are."""
+
+        def some(full: str) -> list[str]:
+            with os.scandir(full) as entries:
+                return [entry.name for entry, _ in zip(entries, range(most + 1), strict=False)]
+
+        self._approach(path)
+        found = self._do("list", path, some) or []
+        return found if len(found) <= most else None
+
     def look(self, path: str) -> None:
         """Open and begin to read a directory, so that a name in it can be asked for."""
 

@@ -1,0 +1,99 @@
+"""What all commands share: options, where output goes, the note that no host answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, TypeVar
+
+import click
+
+from hakuriver import config
+from hakuriver.client import host_last_seen
+from hakuriver.spool.access import Share
+
+F = TypeVar("F")
+
+EXIT_REFUSED = 1
+EXIT_UNKNOWN = 125
+
+
+def _keep(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.find_root().meta["hakuriver.config"] = value
+
+
+#: --config, before or after the subcommand.
+config_option = click.option(
+    "--config",
+    metavar="FILE",
+    expose_value=False,
+    callback=_keep,
+    is_eager=True,
+    help="Configuration file; else HAKURIVER_CONFIG, else ~/.hakuriver/config.toml.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; see `hakuriver schema`.")
+
+
+class Duration(click.ParamType):
+    """A time as people write it, in seconds; 0 is allowed."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """90, 90s, 2h30m."""
+        from hakuriver import units
+
+        try:
+            return 0.0 if value in (0, "0") else units.parse_duration(str(value))
+        except ValueError as error:
+            return self.fail(str(error), param, ctx)
+
+
+def timeout_option(default: str | None, text: str) -> Any:
+    """--timeout TIME."""
+    shown = f"{text}  [{default}]" if default else text
+    return click.option("--timeout", type=Duration(), metavar="TIME", default=default, help=shown)
+
+
+def chosen_config() -> str | None:
+    """The file that --config names."""
+    chosen: str | None = click.get_current_context().find_root().meta.get("hakuriver.config")
+    return chosen
+
+
+def share() -> Share:
+    """The share that the configuration names, looked at."""
+    return Share(config.shared_dir(chosen_config())).check()
+
+
+def out(text: str) -> None:
+    """A line of data."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A line for people."""
+    sys.stdout.flush()
+    sys.stderr.write(f"hakuriver: {text}\n")
+    sys.stderr.flush()
+
+
+def out_json(document: Any) -> None:
+    """One JSON document."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def clean(text: object) -> str:
+    """Text of others, fit for a terminal: control characters are shown as such, on one line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def no_answer(share: Share, what: str, alive: bool | None) -> str:
+    """Why there is no receipt yet. `what` waits."""
+    seen = host_last_seen(share)
+    if alive:
+        return f"a host is at work but has not answered yet; {what} waits in {share.root}"
+    last = f"a host was last seen {seen}" if seen else "none has ever been seen"
+    return f"no host answers ({last}); {what} waits in {share.root} until `hakuriver host` runs"

@@ -1,0 +1,70 @@
+"""`hakuriver host`: run the host; ask it to delete what is old, or to rebuild its index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hakuriver import config
+from hakuriver.cli.common import chosen_config, config_option, json_option, out_json, share, timeout_option
+from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
+
+
+@click.group(invoke_without_command=True)
+@config_option
+@click.pass_context
+def host(context: click.Context) -> int | None:
+    """Run the host: it accepts jobs, and decides which node runs what. One machine of the cluster does.
+
+    Started while another leads, it stands by and takes over when that one falls silent. Ctrl-C or TERM stops it;
+    running tasks go on.
+
+    \b
+    Example:
+      hakuriver host
+    """
+    if context.invoked_subcommand is not None:
+        return None
+    from hakuriver.host.daemon import run
+
+    return run(config.load(chosen_config()))
+
+
+@host.command()
+@click.option("--older-than", metavar="TIME", help="Whatever is older, as 30d, instead of the settings.")
+@timeout_option(PATIENCE, "How long the answer is waited for.")
+@json_option
+@config_option
+def gc(older_than: str | None, timeout: float, as_json: bool) -> int:
+    """Delete finished jobs, their outputs and receipts that are older than their retention. For admins.
+
+    The host does so by itself from time to time; jobs that are not over are never touched.
+
+    \b
+    Example:
+      hakuriver host gc --older-than 7d
+    """
+    return _ask("gc", timeout, as_json, older_than=older_than)
+
+
+@host.command()
+@timeout_option(PATIENCE, "How long the answer is waited for.")
+@json_option
+@config_option
+def reindex(timeout: float, as_json: bool) -> int:
+    """Have the host rebuild its index and pages from the files. For admins.
+
+    \b
+    Example:
+      hakuriver host reindex
+    """
+    return _ask("reindex", timeout, as_json)
+
+
+def _ask(kind: str, timeout: float, as_json: bool, **more: Any) -> int:
+    river = share()
+    answer = ask(river, kind, [], timeout, **more)
+    if as_json:
+        out_json({"requests": [answer_json(kind, answer)]})
+    return tell(river, kind, answer, as_json, no_receipt=False)

@@ -1,0 +1,183 @@
+"""`hakuriver node`: see nodes, take them out of service and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from hakuriver import reading, units
+from hakuriver.cli.common import clean, config_option, json_option, note, out, out_json, share, timeout_option
+from hakuriver.cli.tables import is_terminal, pairs, table, terminal_width, when
+from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
+from hakuriver.errors import Invalid, NotFound
+from hakuriver.ids import task_name
+from hakuriver.spool import layout
+from hakuriver.spool.access import Share
+from hakuriver.spool.layout import NodePaths
+
+_HEADINGS = ["NODE", "STATE", "CORES", "MEMORY", "TASKS", "LOAD", "CPU", "TEMP", "EXECUTORS", "SILENT", "PROBLEMS"]
+
+
+@click.command("list")
+@json_option
+@config_option
+def list_nodes(as_json: bool) -> None:
+    """List nodes: cores and memory held of all there are, load, and how long each has been silent.
+
+    Comes from the host, which writes it every few seconds.
+
+    \b
+    Example:
+      hakuriver node list
+    """
+    index = reading.nodes_index(share())
+    if as_json:
+        out_json(index or {"at": None, "host": None, "cut_off": False, "nodes": []})
+        return
+    if index is None:
+        note("no host has told of any node yet: start `hakuriver host`, and `hakuriver runner` on each node")
+        return
+    if index.get("cut_off"):
+        note("the host may be cut off from the share itself: it takes no silent node's tasks for lost")
+    width = terminal_width() if is_terminal(sys.stdout) else None
+    for line in table(_HEADINGS, [_cells(row) for row in index["nodes"]], width):
+        out(line)
+    note(f"as of {when(index['at'])}, by the host's clock")
+
+
+def _cells(row: dict[str, Any]) -> list[object]:
+    load = row["load"]
+    temperature = load.get("temperature_c")
+    return [
+        row["node"], row["state"], f"{row['cores_held']}/{row['cores']}",
+        f"{units.format_size(row['memory_held_bytes'])}/{units.format_size(row['memory_bytes'])}", row["tasks"],
+        load.get("load_1m"), f"{load.get('cpu_percent', 0):.0f}%",
+        None if temperature is None else f"{temperature:.0f}C", ",".join(row["executors"]),
+        units.format_duration(row.get("silent_s")), "; ".join(row.get("problems", ())),
+    ]  # fmt: skip
+
+
+@click.command()
+@click.argument("name", metavar="NODE")
+@json_option
+@config_option
+def show(name: str, as_json: bool) -> None:
+    """Show all that is known of one node, and the tasks that run there.
+
+    \b
+    Example:
+      hakuriver node show n1
+    """
+    river = share()
+    found = _node(river, name)
+    if as_json:
+        out_json(found)
+        return
+    row, what = found["row"] or {}, found["description"] or {}
+    load = row.get("load", {})
+    rows: list[tuple[str, object]] = [
+        ("node", name),
+        ("state", row.get("state", "not heard of by a host yet")),
+        ("host name", what.get("hostname")),
+        ("version", what.get("version")),
+        ("cores", f"{row.get('cores_held', 0)} held of {what.get('cores', row.get('cores', '?'))}"),
+        ("memory", _of(row.get("memory_held_bytes", 0), what.get("memory_bytes"))),
+        ("executors", " ".join(what.get("executors", ()))),
+        ("CPU", f"{load.get('cpu_percent', 0):.0f}%"),
+        ("load", load.get("load_1m")),
+        ("temperature", load.get("temperature_c")),
+        ("disk free", units.format_size(load.get("disk_free_bytes"))),
+        ("runner since", when(what.get("started_at"))),
+        ("silent for", units.format_duration(row.get("silent_s"))),
+        ("problems", "; ".join(row.get("problems", ()))),
+    ]  # fmt: skip
+    for line in pairs([(label, value) for label, value in rows if value not in (None, "", "-")]):
+        out(line)
+    for task in found["tasks"]:
+        out(f"runs   {task}")
+
+
+def _of(held: int, total: int | None) -> str:
+    return f"{units.format_size(held)} held of {units.format_size(total)}"
+
+
+def _node(river: Share, name: str) -> dict[str, Any]:
+    index = reading.nodes_index(river)
+    row = next((row for row in (index or {}).get("nodes", ()) if row["node"] == name), None)
+    known = sorted({row["node"] for row in (index or {}).get("nodes", ())} | set(river.names(layout.NODES)))
+    if name not in known:
+        raise NotFound(f"there is no node {clean(name)!r}; nodes known: {', '.join(known) or 'none'}")
+    paths = NodePaths(name)
+    epochs = [int(n[5:-5]) for n in river.names(paths.root) if n.startswith("node.") and n[5:-5].isdigit()]
+    description = river.read_json(paths.description(max(epochs))) if epochs else None
+    return {"row": row, "description": description, "tasks": running_on(river, name)}
+
+
+def running_on(river: Share, name: str) -> list[str]:
+    """Tasks that the node's newest heartbeat tells."""
+    directory = NodePaths(name).dir("heartbeat")
+    beats = sorted(place for n in river.names(directory) if (place := layout.parse_entry(n)))
+    data = river.open_listed(NodePaths(name).numbered("heartbeat", *beats[-1])) if beats else None
+    try:
+        tasks = json.loads(data)["tasks"] if data else []
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [task_name(job, k) for job, k, _ in tasks]
+
+
+@click.command()
+@click.argument("name", metavar="NODE")
+@timeout_option(PATIENCE, "How long the answer is waited for.")
+@json_option
+@config_option
+def drain(name: str, timeout: float, as_json: bool) -> int:
+    """Take a node out of service: its tasks finish, nothing new starts there. For admins.
+
+    \b
+    Example:
+      hakuriver node drain n1
+    """
+    return _ask("drain", name, timeout, as_json)
+
+
+@click.command()
+@click.argument("name", metavar="NODE")
+@timeout_option(PATIENCE, "How long the answer is waited for.")
+@json_option
+@config_option
+def resume(name: str, timeout: float, as_json: bool) -> int:
+    """Take a drained node back. For admins.
+
+    \b
+    Example:
+      hakuriver node resume n1
+    """
+    return _ask("undrain", name, timeout, as_json)
+
+
+@click.command()
+@click.argument("name", metavar="NODE")
+@timeout_option(PATIENCE, "How long the answer is waited for.")
+@json_option
+@config_option
+def forget(name: str, timeout: float, as_json: bool) -> int:
+    """Forget a node that is gone for good: it must be offline and hold no task. For admins.
+
+    \b
+    Example:
+      hakuriver node forget n1
+    """
+    return _ask("forget", name, timeout, as_json)
+
+
+def _ask(kind: str, name: str, timeout: float, as_json: bool) -> int:
+    if not layout.NODE_NAME.fullmatch(name):
+        raise Invalid("NODE", name, "no node can have that name; `hakuriver node list` shows them")
+    river = share()
+    answer = ask(river, kind, [], timeout, node=name)
+    if as_json:
+        out_json({"requests": [answer_json(kind, answer)]})
+    return tell(river, kind, answer, as_json, no_receipt=False)

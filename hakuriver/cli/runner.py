@@ -1,0 +1,33 @@
+"""`hakuriver runner`: run tasks on this machine."""
+
+from __future__ import annotations
+
+import click
+
+from hakuriver import config
+from hakuriver.cli.common import chosen_config, config_option
+from hakuriver.errors import Invalid
+from hakuriver.spool import layout
+
+
+@click.command()
+@click.option("--name", metavar="NODE", help="This node's name.  [node.name of the configuration, else the host name]")
+@config_option
+def runner(name: str | None) -> int:
+    """Make this machine a node: run the tasks that the host sends here.
+
+    Several may run on one machine under different names; a second one of the same name is refused. Ctrl-C or TERM
+    stops it; its tasks go on under their keeper, and are reported when it runs again.
+
+    \b
+    Example:
+      hakuriver runner --name n1
+    """
+    if name is not None and not layout.NODE_NAME.fullmatch(name):
+        raise Invalid("name", name, "a node's name is of a-z, 0-9, '.', '_' and '-', at most 63 characters")
+    settings = config.load(chosen_config())
+    if name is not None:
+        settings.node.name = name
+    from hakuriver.runner.daemon import run
+
+    return run(settings)

@@ -1,0 +1,75 @@
+"""`hakuriver task list`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from hakuriver import listing, units
+from hakuriver.cli.common import Duration, config_option, json_option, out, out_json, share
+from hakuriver.cli.tables import is_terminal, states, table, terminal_width, when
+from hakuriver.listing import Wanted
+
+_STATES = (
+    "submitted",
+    "pending",
+    "assigning",
+    "running",
+    "paused",
+    "completed",
+    "failed",
+    "killed",
+    "killed_oom",
+    "lost",
+)
+_HEADINGS = ["JOB", "NAME", "STATE", "TASKS", "NODE", "CORES", "MEMORY", "USER", "SUBMITTED", "COMMAND"]
+#: Nodes of a job that are named in a table.
+NODES_SHOWN = 3
+
+
+@click.command("list")
+@click.option("--state", multiple=True, type=click.Choice(_STATES), help="The job's, or that of any of its tasks.")
+@click.option("--node", multiple=True, metavar="NODE", help="Jobs that have run there.")
+@click.option("--user", multiple=True, metavar="USER", help="Whose they are.")
+@click.option("--name", multiple=True, metavar="PATTERN", help="Their names; * and ? stand for others.")
+@click.option("--since", type=Duration(), metavar="TIME", help="Submitted not longer ago than so, as 90m or 2d.")
+@click.option("--limit", type=click.IntRange(0), default=50, help="The newest so many; 0: all.  [50]")
+@json_option
+@config_option
+def list_jobs(
+    state: tuple[str, ...], node: tuple[str, ...], user: tuple[str, ...], name: tuple[str, ...], since: float | None,
+    limit: int, as_json: bool,
+) -> None:  # fmt: skip
+    """List jobs, newest first: a line for each, with its tasks by state.
+
+    Comes from the host's index, which is some seconds behind. Options given twice mean either.
+
+    \b
+    Example:
+      hakuriver task list --state failed --state killed_oom --since 1d
+    """
+    wanted = Wanted(state, node, user, name, since)
+    rows = listing.rows(share(), wanted, limit or None)
+    if as_json:
+        out_json({"jobs": rows})
+        return
+    width = terminal_width() if is_terminal(sys.stdout) else None
+    for line in table(_HEADINGS, [_cells(row) for row in rows], width):
+        out(line)
+
+
+def _cells(row: dict[str, Any]) -> list[object]:
+    nodes = row["nodes"]
+    more = f",+{len(nodes) - NODES_SHOWN}" if len(nodes) > NODES_SHOWN else ""
+    return [
+        row["job"], row["name"], _state(row), states(row["counts"]) if row["count"] > 1 else 1,
+        ",".join(nodes[:NODES_SHOWN]) + more, row["cores"], units.format_size(row["memory_bytes"]), row["owner"],
+        when(row["accepted_at"]), row["command"],
+    ]  # fmt: skip
+
+
+def _state(row: dict[str, Any]) -> str:
+    code = row["exit_code"]
+    return f"{row['state']} ({code})" if row["state"] == "failed" and code else str(row["state"])
