@@ -57,6 +57,8 @@ def _size(value: object) -> object:
 
 
 def _duration(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be seconds, or text such as 90s")
     return units.parse_duration(value) if isinstance(value, str) else value
 
 
