@@ -1,0 +1,140 @@
+"""config.toml: where it comes from, what it may say, and what an error tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hakuriver import config, settings
+from hakuriver.config import ConfigError
+from hakuriver.settings import Settings, parse
+
+
+def write(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    timing = Settings().timing
+    assert (timing.heartbeat_interval, timing.offline_after, timing.lease, timing.lease_margin) == (5, 30, 90, 30)
+    assert Settings().limits.output_local == 2**30
+
+
+def test_defaults_can_be_parsed() -> None:
+    assert parse({}, "defaults").paths.shared_dir == ""
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"paths": {"shard_dir": "/x"}}, "paths.shard_dir: there is no such key; the nearest known one is paths.shared_"),
+        ({"timing": {"leese": 1}}, "the nearest known one is timing.lease"),
+        ({"tming": {"lease": 1}}, "there is no such key"),
+        ({"timing": {"lease": 5}}, "lease must be longer"),
+        ({"timing": {"offline_after": "5s"}}, "offline_after must be longer"),
+        ({"timing": {"lease": "soon"}}, "timing.lease = 'soon': 'soon' is no duration"),
+        ({"timing": {"poll_interval": 0}}, "timing.poll_interval = 0"),
+        ({"node": {"name": "Über"}}, "node.name = 'Über'"),
+        ({"resources": {"cores": 0}}, "resources.cores = 0"),
+        ({"resources": {"memory": "much"}}, "is no size"),
+        ({"scheduling": {"executor": "docker"}}, "scheduling.executor"),
+        ({"paths": "x"}, "[paths]"),
+        ({"paths": {"state_dir": "/tmp/hr"}}, "may be emptied at a reboot"),
+        ({"paths": {"state_dir": "/var/tmp/x/../y"}}, "may be emptied at a reboot"),
+        ({"paths": {"state_dir": "/dev/shm"}}, "may be emptied at a reboot"),
+        ({"paths": {"shared_dir": "/mnt/r", "state_dir": "/mnt/r/state"}}, "lies on the share"),
+        ({"paths": {"shared_dir": "/mnt/r"}, "database": {"db_file": "/mnt/r/index.db"}}, "database.db_file"),
+    ],
+)  # fmt: skip
+def test_an_error_names_file_key_and_remedy(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(table, "/etc/x.toml")
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("/etc/x.toml: ")
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({"timing": {"a": 1}, "paths": {"b": 1}}, "x")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_units_and_homes_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    found = parse({"timing": {"lease": "2m"}, "resources": {"memory": "4Gi"}, "paths": {"state_dir": "~/state"}}, "x")
+    assert (found.timing.lease, found.resources.memory, found.paths.state_dir) == (120, 4 << 30, "/home/ada/state")
+    assert found.db_file == "/home/ada/state/index.db"
+
+
+def test_the_database_may_lie_elsewhere_and_a_sibling_of_the_share_is_not_on_it() -> None:
+    found = parse(
+        {"paths": {"shared_dir": "/mnt/r", "state_dir": "/mnt/r-state"}, "database": {"db_file": "/var/i.db"}}, "x"
+    )
+    assert found.db_file == "/var/i.db"
+
+
+def test_dead_keys_are_accepted_and_named() -> None:
+    table = {"network": {"host_port": 8000}}
+    assert parse(table, "x").network.host_port == 8000
+    assert settings.dead_keys(table) == ["network.host_port"]
+
+
+def test_every_key_has_a_description() -> None:
+    for name, section in Settings.model_fields.items():
+        model: Any = section.annotation
+        assert model.__doc__.startswith(f"[{name}]")
+        assert [key for key, field in model.model_fields.items() if not field.description] == []
+
+
+# --- where it comes from
+
+
+@pytest.fixture
+def home(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(scratch))
+    write(scratch / ".hakuriver/config.toml", '[paths]\nshared_dir = "/from/home"\n')
+    return scratch
+
+
+def test_precedence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    option = write(home / "option.toml", '[paths]\nshared_dir = "/from/option"\n')
+    named = write(home / "env.toml", '[paths]\nshared_dir = "/from/env"\n')
+    assert config.shared_dir() == config.load().paths.shared_dir == "/from/home"
+    monkeypatch.setenv("HAKURIVER_CONFIG", named)
+    assert config.shared_dir() == config.load().paths.shared_dir == "/from/env"
+    assert config.shared_dir(option) == config.load(option).paths.shared_dir == "/from/option"
+    monkeypatch.setenv("HAKURIVER_SHARED_DIR", "/over/all")
+    assert config.shared_dir(option) == config.load(option).paths.shared_dir == "/over/all"
+
+
+def test_without_any_file_there_is_no_share(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(scratch))
+    assert config.load().paths.shared_dir == ""
+    with pytest.raises(ConfigError, match="HAKURIVER_SHARED_DIR"):
+        config.shared_dir()
+
+
+def test_a_named_file_must_be_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--config must name"):
+        config.load("/nowhere.toml")
+    monkeypatch.setenv("HAKURIVER_CONFIG", "/nowhere.toml")
+    with pytest.raises(ConfigError, match="HAKURIVER_CONFIG must name"):
+        config.load()
+
+
+@pytest.mark.parametrize("data", [b"[paths\n", b"x = ", b"\xff\xfe", b"a = 1\na = 2\n"])
+def test_what_is_no_toml_is_told_with_its_file(home: Path, data: bytes) -> None:
+    path = home / "bad.toml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"bad\.toml: this is no TOML"):
+        config.load(str(path))
+
+
+@pytest.mark.parametrize("text", ["", "paths = 3\n", "[paths]\nshared_dir = 3\n", '[paths]\nshared_dir = ""\n'])
+def test_a_share_that_is_not_set_is_told(home: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"paths\.shared_dir is not set"):
+        config.shared_dir(write(home / "c.toml", text))
