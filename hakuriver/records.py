@@ -516,7 +516,9 @@ class Entry(Record):
     host: str
     at: float
     changes: list[list[Any]] = Field(description="[kind, arguments ...], applied in this order; see host/state.py")
-    checkpoint: dict[str, Any] | None = Field(None, description="all that is not in snapshots, after this entry")
+    checkpoint: dict[str, Any] | None = Field(
+        None, description="all that is not in snapshots; such an entry has no changes"
+    )
 
 
 Start.model_rebuild()

@@ -141,9 +141,9 @@ class Journal:
             raise Superseded(f"{found.name} has taken over from {self.baton.name}")
         raise ShareError("rename", self.baton.path, OSError(5, "the baton cannot be seen"))
 
-    def prune(self) -> None:
-        """Remove what lies before the newest entry, which must hold a checkpoint."""
-        while len(self.entries) > 1:
+    def prune(self, seq: int) -> None:
+        """Remove the entries before `seq`, which must be a checkpoint."""
+        while self.entries and self.entries[0][1] < seq:
             self.disk.remove(layout.journal(*self.entries[0]))
             self.entries.pop(0)
 

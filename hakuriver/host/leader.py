@@ -133,6 +133,7 @@ class Host:
         self._observe()
         self._plan_and_send()
         happened = self._commit()
+        self._checkpoint(not happened)
         self._keep_house()
         return happened
 
@@ -258,34 +259,48 @@ class Host:
     # -- committing
 
     def _commit(self) -> bool:
+        """Commit what was decided and carry it out; tell whether there was anything."""
         if self._uncommitted is None:
             for waiting in self.state.answered:
                 self.decide(["receipt", waiting.receipt(self.now())])
             self.state.answered.clear()
-            if not self.snapshots.checkpoint(self.boottime(), not self.changes) and not self.changes:
+            if not self.changes:
                 return self._beat()
-            self._uncommitted = self._entry()
+            self._uncommitted = self._entry(None)
+        self._commit_entry()
+        return True
+
+    def _commit_entry(self) -> None:
+        assert self._uncommitted is not None
         self.journal.commit(self._uncommitted)
         size, self._uncommitted = len(self._uncommitted), None
-        self.snapshots.grown(size)
-        self.snapshots.committed(self.journal)
         self.effects += sending.effects(self.state, self.changes, self.journal.baton.term, self.journal.baton.seq)
         self.changes = []
+        self.snapshots.grown(size)
+        self.snapshots.committed(self.journal.baton.seq)
         self._perform()
-        return True
+
+    def _checkpoint(self, idle: bool) -> None:
+        """Commit a checkpoint if one is due: an entry of its own, of a state that is committed as a whole."""
+        if self.changes or self.state.answered:
+            return
+        document = self.snapshots.checkpoint(self.boottime(), idle)
+        if document is not None:
+            self._uncommitted = self._entry(document)
+            self._commit_entry()
 
     def _beat(self) -> bool:
         if self._every("beat", self.timing.heartbeat_interval):
             self.journal.beat()
         return False
 
-    def _entry(self) -> bytes:
+    def _entry(self, checkpoint: dict[str, Any] | None) -> bytes:
         baton = self.journal.baton
         return journal.encode(
             {
                 "format": FORMAT, "term": baton.term, "seq": self.journal.next_seq, "previous": self.journal.previous,
                 "host": self.host_id, "at": self.now(), "changes": self.changes,
-                "checkpoint": self.snapshots.carried(),
+                "checkpoint": checkpoint,
             }
         )  # fmt: skip
 
@@ -302,6 +317,7 @@ class Host:
     # -- keeping house and telling
 
     def _keep_house(self) -> None:
+        self.snapshots.clear(self.journal)
         told = self.snapshots.write(self.boottime())
         if self.tell is not None and (told or self._every("tell", 2.0)):
             self.tell(told, self.nodes_index(), (self.journal.baton.term, self.journal.baton.seq))

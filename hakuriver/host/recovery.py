@@ -23,9 +23,8 @@ def recover(disk: Disk, journal: Journal) -> tuple[State, Entry | None]:
         _restore(disk, state, entries[0])
     for entry in entries:
         state.term, state.seq = entry.term, entry.seq
-        if entry.checkpoint is None:  # one with a checkpoint has its own changes in it
-            for change in entry.changes:
-                state.apply(change)
+        for change in entry.changes:  # one with a checkpoint has none
+            state.apply(change)
     state.answered.clear()  # their receipts stand in the same entries
     state.rebuild()
     return state, entries[-1] if entries else None

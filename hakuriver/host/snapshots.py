@@ -36,8 +36,8 @@ class Snapshots:
         self._bytes = 0
         self._obsolete: list[str] = []  #: not needed once a later checkpoint is committed
         self._removable: list[str] = []  #: not needed once the one under way is committed
-        self._next: dict[str, Any] | None = None
-        self._carried = False
+        self._carried = False  #: whether the entry under way is a checkpoint
+        self._before: int | None = None  #: seq of a committed checkpoint: what it made needless is being removed
         self._finished: set[str] = set()  #: jobs whose last snapshot is written
 
     def grown(self, size: int) -> None:
@@ -79,27 +79,26 @@ class Snapshots:
             self._finished.add(job.id)
         return data
 
-    def checkpoint(self, now: float, idle: bool) -> bool:
-        """Prepare a checkpoint if one is due; tell whether the next entry is to carry it.
+    def checkpoint(self, now: float, idle: bool) -> dict[str, Any] | None:
+        """What a checkpoint holds, if one is due; the state must be committed as it is.
 
         It syncs the file system, which may take a while, so that it waits for an idle moment as long as it can.
         """
-        if self._next is not None:
-            return True
         if not self._checkpoint_due(now, idle):
-            return False
+            return None
         for job in [self._state.jobs[j] for j in self._state.touched if j in self._state.jobs]:
             self._write_one(job)
         self._disk.sync_all()
-        self._next = self._document()
-        self._removable, self._obsolete = self._obsolete, []
+        self._removable, self._obsolete = self._removable + self._obsolete, []
         self._entries = self._bytes = 0
         self._checkpointed = now
-        return True
+        self._carried = True
+        return self._document()
 
     def _checkpoint_due(self, now: float, idle: bool) -> bool:
         if not self._entries:
             self._checkpointed = now
+        if not self._entries or self._before is not None:
             return False
         due = self._entries >= CHECKPOINT_ENTRIES or now - self._checkpointed >= CHECKPOINT_IDLE_S
         if not (due if idle else self._entries >= BUSY_FACTOR * CHECKPOINT_ENTRIES):
@@ -118,17 +117,16 @@ class Snapshots:
             "jobs": [job.saved_path for job in state.jobs.values()],
         }
 
-    def carried(self) -> dict[str, Any] | None:
-        """What the entry being made carries."""
-        self._carried = self._next is not None
-        return self._next
+    def committed(self, seq: int) -> None:
+        """Entry `seq` has been committed."""
+        if self._carried:
+            self._carried, self._before = False, seq
 
-    def committed(self, journal: Journal) -> None:
-        """The entry has been committed: if it carried a checkpoint, what lies before it may go."""
-        if not self._carried:
+    def clear(self, journal: Journal) -> None:
+        """Remove what the last checkpoint has made needless; if that fails it goes on the next time."""
+        if self._before is None:
             return
-        self._next, self._carried = None, False
-        journal.prune()
+        journal.prune(self._before)
         emptied = {files.directory_of(path) for path in self._removable if path.startswith(layout.ACTIVE)}
         while self._removable:
             path = self._removable[-1]
@@ -138,6 +136,7 @@ class Snapshots:
         for directory in sorted(emptied):
             self._disk.rmdir(directory)
             self._disk.rmdir(files.directory_of(directory))
+        self._before = None
 
     def _in_use(self, path: str) -> bool:
         found = layout.parse_snapshot(path.rpartition("/")[2])
