@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
@@ -12,7 +13,7 @@ from hakuriver import config
 from hakuriver.client import host_last_seen
 from hakuriver.spool.access import Share
 
-F = TypeVar("F")
+F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_REFUSED = 1
 EXIT_UNKNOWN = 125
@@ -36,25 +37,20 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; see `hakuriver schema`.")
 
 
-class Duration(click.ParamType):
-    """A time as people write it, in seconds; 0 is allowed."""
+def duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """A time as people write it (90, 90s, 2h30m), in seconds; 0 is allowed."""
+    from hakuriver import units
 
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """90, 90s, 2h30m."""
-        from hakuriver import units
-
-        try:
-            return 0.0 if value in (0, "0") else units.parse_duration(str(value))
-        except ValueError as error:
-            return self.fail(str(error), param, ctx)
+    try:
+        return None if value is None else 0.0 if value == "0" else units.parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
-def timeout_option(default: str | None, text: str) -> Any:
+def timeout_option(default: str | None, text: str) -> Callable[[F], F]:
     """--timeout TIME."""
     shown = f"{text}  [{default}]" if default else text
-    return click.option("--timeout", type=Duration(), metavar="TIME", default=default, help=shown)
+    return click.option("--timeout", callback=duration, metavar="TIME", default=default, help=shown)
 
 
 def chosen_config() -> str | None:

@@ -117,7 +117,7 @@ def node() -> None:
     """
 
 
-@click.group(cls=LazyGroup, lazy={"share": "init:share", "config": "init:config"})
+@click.group(cls=LazyGroup, lazy={"share": "init:share", "config": "init:config_"})
 def init() -> None:
     """Make what has to be there once: the share of a cluster, a configuration file.
 

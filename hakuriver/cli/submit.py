@@ -55,7 +55,7 @@ _NOT_OF_A_JOB = {"from_file", "wait", "as_json", "quiet", "no_receipt", "command
 @click.option("-q", "--quiet", is_flag=True, help="Print the ids and errors alone.")
 @click.option("--no-receipt", is_flag=True, help="Do not wait up to a second for the host's answer.")
 @config_option
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", metavar="-- COMMAND [ARGS]...", nargs=-1, type=click.UNPROCESSED)
 def submit(
     from_file: str | None, wait: bool, as_json: bool, quiet: bool, no_receipt: bool, command: tuple[str, ...],
     **job: Any,

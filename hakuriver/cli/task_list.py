@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hakuriver import listing, units
-from hakuriver.cli.common import Duration, config_option, json_option, out, out_json, share
+from hakuriver.cli.common import config_option, duration, json_option, out, out_json, share
 from hakuriver.cli.tables import is_terminal, states, table, terminal_width, when
 from hakuriver.listing import Wanted
 
@@ -34,7 +34,7 @@ NODES_SHOWN = 3
 @click.option("--node", multiple=True, metavar="NODE", help="Jobs that have run there.")
 @click.option("--user", multiple=True, metavar="USER", help="Whose they are.")
 @click.option("--name", multiple=True, metavar="PATTERN", help="Their names; * and ? stand for others.")
-@click.option("--since", type=Duration(), metavar="TIME", help="Submitted not longer ago than so, as 90m or 2d.")
+@click.option("--since", callback=duration, metavar="TIME", help="Submitted not longer ago than so, as 90m or 2d.")
 @click.option("--limit", type=click.IntRange(0), default=50, help="The newest so many; 0: all.  [50]")
 @json_option
 @config_option

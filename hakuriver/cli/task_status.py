@@ -59,7 +59,8 @@ def tasks_meant(target: Target, job: Job) -> list[Task]:
 def job_json(river: Share, target: Target, job: Job) -> dict[str, Any]:
     """As `--json` shows it: `hakuriver schema status`."""
     tasks = [_task_json(river, job, task) for task in tasks_meant(target, job)]
-    return {**job._asdict(), "tasks": tasks, "receipt": job.receipt.raw if job.receipt else None}
+    told = {"count" if key == "total" else key: value for key, value in job._asdict().items()}
+    return {**told, "tasks": tasks, "receipt": job.receipt.raw if job.receipt else None}
 
 
 def _task_json(river: Share, job: Job, task: Task) -> dict[str, Any]:

@@ -1,0 +1,189 @@
+"""What `--json` prints, as models: the reference of every command's output. Times: seconds since 1970."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hakuriver.records import JobRow, Load, NodeDescription, NodeRow
+
+
+class Output(BaseModel):
+    """One JSON document on stdout. Later versions may add keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class OutcomeOutput(Output):
+    """How something that was waited for ended."""
+
+    target: str = Field(description="job or task as it was named")
+    state: str = Field(description="completed, failed, killed, killed_oom, lost, refused, unknown")
+    exit_code: int
+    reason: str
+    counts: dict[str, int] = Field(description="its tasks by state")
+
+
+class SubmitOutput(Output):
+    """hakuriver submit --json."""
+
+    jobs: list[str] = Field(description="ids; empty if refused")
+    tasks: str | None = Field(description="its tasks in short, as ID-[0-199]; null with --from")
+    count: int | None = Field(description="how many; null if not known yet")
+    outcome: str = Field(description="accepted, refused, or waiting for a host")
+    receipt: dict[str, Any] | None = Field(description="`hakuriver schema receipt`; null if there is none yet")
+    outcomes: list[OutcomeOutput] | None = Field(description="with --wait")
+
+
+class WaitOutput(Output):
+    """hakuriver task wait --json."""
+
+    exit_code: int
+    outcomes: list[OutcomeOutput] = Field(description="in the order named; without those that are not over in time")
+
+
+class ListOutput(Output):
+    """hakuriver task list --json."""
+
+    jobs: list[ListedJob]
+
+
+class ListedJob(JobRow):
+    """A job; one that no host has read has the state submitted, and neither owner nor times."""
+
+    owner: str | None  # type: ignore[assignment]
+    accepted_at: float | None  # type: ignore[assignment]
+
+
+class AttemptOutput(Output):
+    """An earlier attempt of a task."""
+
+    attempt: int
+    node: str | None
+    state: str
+    cause: str
+    exit_code: int | None
+    signal: int | None
+    started_at: float | None
+    ended_at: float | None
+
+
+class TaskOutput(Output):
+    """A task that was sent out, is over, or was named."""
+
+    task: str
+    k: int | None
+    state: str
+    attempt: int = Field(description="the latest; 0: never sent out")
+    node: str | None
+    retries_spent: int
+    started_at: float | None
+    ended_at: float | None
+    exit_code: int | None
+    signal: int | None
+    cause: str
+    reason: str
+    wall_s: float
+    cpu_s: float
+    peak_memory_bytes: int | None
+    earlier: list[AttemptOutput]
+    out: str = Field(description="path of its stdout on this machine; the file appears with its first byte")
+    err: str
+
+
+class JobOutput(Output):
+    """A job."""
+
+    job: str
+    state: str = Field(description="submitted, refused, pending, running, or that in which it ended")
+    exit_code: int | None
+    name: str | None
+    owner: str | None
+    uid: int | None
+    accepted_at: float | None
+    finished_at: float | None
+    count: int = Field(description="tasks in all")
+    counts: dict[str, int] = Field(description="tasks by state")
+    spec: dict[str, Any] = Field(description="what was asked for")
+    waiting: str = Field(description="indices never sent out, as 4-99,101")
+    tasks: list[TaskOutput] = Field(description="those that were sent out or are over; or those that were named")
+    receipt: dict[str, Any] | None = Field(description="where it is all that is known")
+
+
+class StatusOutput(Output):
+    """hakuriver task status --json."""
+
+    jobs: list[JobOutput]
+
+
+class WhyTask(Output):
+    """A task that did not complete."""
+
+    task: str
+    state: str
+    why: str
+
+
+class WhyNode(Output):
+    """What keeps the task from a node."""
+
+    node: str
+    reasons: list[str] = Field(description="empty: it has room")
+
+
+class WhyOutput(Output):
+    """hakuriver task why --json."""
+
+    id: str
+    state: str
+    why: str
+    tasks: list[WhyTask]
+    nodes: list[WhyNode]
+    host: str | None = Field(description="if no host answers: so")
+
+
+class TaskAnswerOutput(Output):
+    """What came of a request for one task."""
+
+    task: str
+    ok: bool
+    outcome: str
+
+
+class RequestOutput(Output):
+    """A request and its answer."""
+
+    request: str
+    kind: str
+    outcome: str = Field(description="done, accepted, or waiting for a host")
+    answers: list[TaskAnswerOutput]
+    text: str
+
+
+class ControlOutput(Output):
+    """--json of kill, pause, resume, requeue, node drain, resume, forget, host gc, reindex."""
+
+    requests: list[RequestOutput]
+
+
+class NodesOutput(Output):
+    """hakuriver node list --json: what the host wrote last; all null if none ever has."""
+
+    model_config = ConfigDict(extra="ignore")
+    at: float | None
+    host: str | None
+    cut_off: bool = False
+    nodes: list[NodeRow]
+
+
+class NodeOutput(Output):
+    """hakuriver node show --json."""
+
+    row: NodeRow | None = Field(description="as the host sees it")
+    description: NodeDescription | None = Field(description="as its runner told")
+    tasks: list[str] = Field(description="that run there, by its newest heartbeat")
+    load: Load | None = None
+
+
+ListOutput.model_rebuild()
