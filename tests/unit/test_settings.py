@@ -31,7 +31,7 @@ def test_defaults_can_be_parsed() -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"paths": {"shard_dir": "/x"}}, "paths.shard_dir: there is no such key; the nearest known one is paths.shared_"),
+        ({"paths": {"shard_dir": "/x"}}, "paths.shard_dir: there is no such key; the nearest known one is paths."),
         ({"timing": {"leese": 1}}, "the nearest known one is timing.lease"),
         ({"tming": {"lease": 1}}, "there is no such key"),
         ({"timing": {"lease": 5}}, "lease must be longer"),
