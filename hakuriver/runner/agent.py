@@ -1,0 +1,116 @@
+"""The runner as a state machine: each `tick` does one round of all work on the share, without sleeping.
+
+Single-threaded, on an injected disk, keeper and clocks, so that a test can stop it at every operation. A new
+one, opened on the same node, goes on from the files and from what the keeper knows. The process around it stands in
+`daemon.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable
+
+from hakuriver.keeper.client import KeeperLost, KeeperUnavailable
+from hakuriver.records import Load
+from hakuriver.runner import baton
+from hakuriver.runner.baton import Gone, NodeTaken, Superseded
+from hakuriver.runner.executors import Place
+from hakuriver.runner.machine import Machine
+from hakuriver.runner.port import KeeperPort
+from hakuriver.runner.session import Session
+from hakuriver.settings import Settings
+from hakuriver.spool import files
+from hakuriver.spool.files import Disk, ShareError
+
+__all__ = ["KeeperLost", "KeeperUnavailable", "Machine", "NodeTaken", "Runner", "Superseded"]
+
+
+class Runner:
+    """The runner of one node."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        keeper: KeeperPort,
+        settings: Settings,
+        *,
+        node: str,
+        nonce: str,
+        boottime: Callable[[], float],
+        now: Callable[[], float],
+        machine: Machine,
+        sample: Callable[[], Load] = Load,
+        out_dir: str,
+        output_limit: int | None = None,
+    ) -> None:
+        """`out_dir`: where the keeper has tasks write; `output_limit`: bytes it keeps of each file there."""
+        self.disk = disk
+        self.keeper = keeper
+        self.settings = settings
+        self.nonce = nonce
+        self.boottime = boottime
+        self.now = now
+        self.machine = machine
+        self.sample = sample
+        self.out_dir = out_dir
+        self.output_limit = output_limit or settings.limits.output_local // 2
+        self.place = place(node, settings)
+        self.session: Session | None = None
+        self._epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this runner works in, or was the last to; 0: none yet."""
+        return self._epoch
+
+    def open(self) -> None:
+        """Take the node's baton and begin an epoch. Raises NodeTaken, ShareError, KeeperUnavailable."""
+        self.session = None
+        files.present(self.disk)
+        hello = self.keeper.connect(self.machine.cores, self.machine.memory_bytes)
+        self._epoch = baton.take(self.disk, self.place.node, self.nonce, self._epoch)
+        self.session = Session(self, list(hello["tasks"]), self._epoch)
+
+    def tick(self) -> bool:
+        """Do one round; tell whether anything happened, so that another should follow soon.
+
+        Raises ShareError (call again later), KeeperLost or KeeperUnavailable (call again, it begins a new epoch),
+        NodeTaken or Superseded (this runner is over).
+        """
+        try:
+            if self.session is None:
+                self.open()
+            return self._round()
+        except (FileNotFoundError, FileExistsError) as error:
+            raise ShareError("use", str(error.filename or "the share"), error) from error
+        except Gone:
+            self.session = None
+            return True
+        except (KeeperLost, Superseded):
+            self.session = None
+            raise
+
+    def _round(self) -> bool:
+        assert self.session is not None
+        heard = self.session.listen()
+        files.present(self.disk)
+        return self.session.round() or heard
+
+    def wait_s(self) -> float:
+        """Seconds until something is due though nothing has come: the pace of an idle runner at most."""
+        longest = self.settings.timing.poll_interval
+        if self.session is None:
+            return longest
+        return max(0.0, min(longest, self.session.due_at() - self.boottime()))
+
+
+def place(node: str, settings: Settings) -> Place:
+    """Where this process runs attempts."""
+    try:
+        user = pwd.getpwuid(os.getuid())
+        home, name = user.pw_dir, user.pw_name
+    except KeyError:  # a uid without a name, as in containers
+        home, name = "/", str(os.getuid())
+    paths = settings.paths
+    return Place(node, paths.shared_dir, paths.local_temp_dir, home, name, settings.timing.kill_grace)
