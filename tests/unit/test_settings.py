@@ -138,3 +138,8 @@ def test_what_is_no_toml_is_told_with_its_file(home: Path, data: bytes) -> None:
 def test_a_share_that_is_not_set_is_told(home: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"paths\.shared_dir is not set"):
         config.shared_dir(write(home / "c.toml", text))
+
+
+def test_the_readme_tells_every_key() -> None:
+    readme = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text()
+    assert [key for key in settings.known_keys() if f"| `{key}` |" not in readme] == []
