@@ -102,13 +102,15 @@ def _size(field: str, value: Any) -> int:
         size = units.parse_size(value) if isinstance(value, str) else value
     except ValueError as error:
         raise Invalid(field, value, _reason(error)) from None
-    return _whole(field, size, 1, 1 << 62)
+    return _whole(field, size, 1, 2**60)
 
 
 def duration(field: str, value: Any) -> float:
     """Seconds, given as a number or as text. Raises Invalid."""
     from hakuriver import units
 
+    if isinstance(value, bool):
+        raise Invalid(field, value, "it must be seconds, or text as 90s")
     try:
         seconds = float(units.parse_duration(value) if isinstance(value, str) else value)
     except (ValueError, TypeError) as error:

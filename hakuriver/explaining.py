@@ -77,7 +77,7 @@ def pending(job: Job, found: list[NodeReasons]) -> str:
     if bound:
         return bound
     if not found:
-        return "no node has ever been seen: start `hakuriver runner` on one"
+        return "no host has told of any node yet: see whether `hakuriver runner` runs on one"
     if any(not node.reasons for node in found):
         return "a node has room: it starts in a moment, or jobs before it take that room first"
     return "no node has room for it now"

@@ -75,6 +75,11 @@ ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED_ENV = "HAKURIVER_"
 
 
+def _or_text(kind: str, **bounds: float) -> dict[str, Any]:
+    """JSON Schema of what may be a number, text with a unit, or null."""
+    return {"anyOf": [{"type": kind, **bounds}, {"type": "string"}, {"type": "null"}]}
+
+
 class DoorModel(BaseModel):
     """A request as people and programs write it: strict, and unknown keys are refused."""
 
@@ -92,7 +97,9 @@ class RunRequest(DoorModel):
     targets: list[str] = Field([], max_length=1000, description="Nodes; one task runs on each. None: any one node.")
     cores: Annotated[Whole, Field(ge=0, le=100_000)] = Field(1, description="Cores held; 0 reserves none.")
     memory: Annotated[Whole, Field(ge=1, le=2**60), BeforeValidator(_size)] | None = Field(
-        None, description="Bytes, or text such as 512M, 4G, 4Gi: the limit of the task's whole tree."
+        None,
+        description="Bytes, or text such as 512M, 4G, 4Gi: the limit of the task's whole tree.",
+        json_schema_extra=_or_text("integer", minimum=1, maximum=2**60),
     )
     env: dict[str, Argument] = Field({}, description="Environment variables for the task.")
     workdir: Argument | None = Field(None, description="Absolute path on the node; default: shared_data.")
@@ -100,7 +107,10 @@ class RunRequest(DoorModel):
     container: Argument | None = Field(None, description="An environment's name, or NULL for none.")
     priority: Annotated[Whole, Field(ge=-100, le=100)] = Field(0, description="Higher first; above 0 for admins.")
     time_limit: Annotated[float, Field(gt=0, le=10**9), BeforeValidator(_duration)] | None = Field(
-        None, description="Seconds, or text such as 90s, 2h30m; per attempt, pauses counted.", strict=False
+        None,
+        description="Seconds, or text such as 90s, 2h30m; per attempt, pauses counted.",
+        strict=False,
+        json_schema_extra=_or_text("number", exclusiveMinimum=0, maximum=10**9),
     )
     retries: Annotated[Whole, Field(ge=0, le=1000)] = Field(0, description="Reruns in total, never after a kill.")
     array: str | None = Field(None, description="Indices, as 0-199, 1,3,7-9 or 0-199%8 (at most 8 at once).")
@@ -169,7 +179,10 @@ class HostRequest(DoorModel):
     format: Literal[1] = 1
     id: JobId | None = None
     older_than: Annotated[float, Field(ge=0), BeforeValidator(_duration)] | None = Field(
-        None, description="gc: seconds, or text as 30d, instead of the settings.", strict=False
+        None,
+        description="gc: seconds, or text as 30d, instead of the settings.",
+        strict=False,
+        json_schema_extra=_or_text("number", minimum=0),
     )
 
 
