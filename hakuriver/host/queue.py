@@ -42,7 +42,7 @@ class Lot:
         self.rank = rank
         self.job = job
         self.ranges = Ranges()  #: never dispatched
-        self.again: list[int] = []  #: to be dispatched once more, a heap
+        self.again = Ranges()  #: to be dispatched once more
 
     def __bool__(self) -> bool:
         return bool(self.again or self.ranges)
@@ -52,20 +52,16 @@ class Lot:
 
     def __iter__(self) -> Iterator[int]:
         """In the order in which they are to start."""
-        yield from sorted(self.again)
+        yield from self.again
         yield from self.ranges
 
     def add(self, k: int) -> None:
         """Put a task back, before those that never ran."""
-        if k not in self.again:
-            heapq.heappush(self.again, k)
+        self.again.add(k)
 
     def discard(self, k: int) -> None:
         """Take a task out."""
-        if k in self.again:
-            self.again.remove(k)
-            heapq.heapify(self.again)
-        else:
+        if not self.again.discard(k):
             self.ranges.discard(k)
 
 
