@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hakuriver.ids import is_job_id, job_time
+from hakuriver.ids import JOB_ID_DIGITS, is_job_id, job_time
 from hakuriver.settings import Retention
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk
@@ -88,9 +88,9 @@ class Housekeeping:
     def _receipts(self, before: float, active: set[str]) -> int:
         gone = 0
         for name in files.names(self._disk, layout.RECEIPTS):
-            request = name.removesuffix(".json")
+            request = name[:JOB_ID_DIGITS]  # of a copy too, as <id>.kill.json
             if is_job_id(request) and request not in active and job_time(request) < before:
-                self._disk.remove(layout.receipt(request))
+                self._disk.remove(f"{layout.RECEIPTS}/{name}")
                 gone += 1
         return gone
 

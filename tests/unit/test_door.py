@@ -186,6 +186,18 @@ def test_a_job_and_a_task_of_it_named_together_are_answered_once(river: River) -
     assert all(a.ok for a in receipt.answers)
 
 
+def test_housekeeping_takes_old_receipts_and_their_copies_by_id(river: River) -> None:
+    old = "01500000000000000000"
+    river.ask(f"{old}.kill", b"")
+    river.ask("mine.kill", b"")
+    path = river.root / "receipts" / f"{old}-3.kill.json"
+    path.write_bytes(b"{}")
+    river.ask("gc.json", b'{"request": "gc", "older_than": "1d"}')
+    assert not path.exists()
+    assert f"{old}.kill.json" not in river.names("receipts")
+    assert "mine.kill.json" in river.names("receipts")
+
+
 # --- what is refused, and what the refusal says
 
 REFUSED: list[tuple[bytes, str, str]] = [
