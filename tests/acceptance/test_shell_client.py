@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import eventually
+from conftest import eventually
 
 CLIENT = Path(__file__).with_name("shell_client.sh")
 #: All programs that the client may call; each is one of coreutils.
