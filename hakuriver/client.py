@@ -146,16 +146,21 @@ def submit(
     Raises Invalid for what no host would take, Refused if the host refuses in that time, ShareProblem.
     """
     fields = {
-        "name": name, "targets": list(targets), "cores": cores, "memory": memory, "env": dict(env or {}),
+        "name": name, "targets": targets, "cores": cores, "memory": memory, "env": env,
         "workdir": workdir, "executor": executor, "container": container, "priority": priority,
         "time_limit": time_limit, "retries": retries, "array": array,
     }  # fmt: skip
-    given = {key: value for key, value in fields.items() if value not in _DEFAULTS.get(key, _NONE)}
+    given = {key: value for key, value in fields.items() if not _is_default(key, value)}
     return _submit(open_share(shared_dir), check({"command": command, **given}), receipt_timeout)
 
 
-_NONE: tuple[object, ...] = (None, [], {})
-_DEFAULTS: dict[str, tuple[object, ...]] = {"cores": (1,), "executor": ("auto",), "priority": (0,), "retries": (0,)}
+_DEFAULTS = {"cores": 1, "executor": "auto", "priority": 0, "retries": 0}
+
+
+def _is_default(key: str, value: object) -> bool:
+    if key in _DEFAULTS:
+        return type(value) is type(_DEFAULTS[key]) and value == _DEFAULTS[key]
+    return value is None or (hasattr(value, "__len__") and len(value) == 0 and not isinstance(value, str))
 
 
 def _submit(share: Share, document: dict[str, Any], timeout: float) -> Submission:
