@@ -319,15 +319,27 @@ def newest_bucket(share: Share, tree: str) -> str:
 
 def nodes_index(share: Share) -> dict[str, Any] | None:
     """index/nodes.json as its host last wrote it; None: none has."""
-    return share.read_json(f"{layout.INDEX}/nodes.json")
+    return _index(share, "nodes", ("node", "state", "cores", "cores_held", "memory_bytes", "memory_held_bytes", "tasks",
+                                   "executors", "load"))  # fmt: skip
 
 
 def recent_index(share: Share) -> dict[str, Any] | None:
     """index/recent.json as its host last wrote it; None: none has."""
-    return share.read_json(f"{layout.INDEX}/recent.json")
+    return _index(share, "recent", ("job", "name", "owner", "state", "exit_code", "count", "counts", "nodes", "cores",
+                                    "memory_bytes", "accepted_at", "command"), rows="jobs")  # fmt: skip
+
+
+def _index(share: Share, name: str, keys: tuple[str, ...], rows: str = "nodes") -> dict[str, Any] | None:
+    """An index is derived and may be anything: one that is not as it should be counts as none."""
+    found = share.read_json(f"{layout.INDEX}/{name}.json")
+    told = found.get(rows) if found else None
+    if not isinstance(told, list) or not all(isinstance(row, dict) and row.keys() >= set(keys) for row in told):
+        return None
+    return found if found and isinstance(found.get("at"), int | float) else None
 
 
 def endings(share: Share, last: str) -> Iterable[str]:
     """Retained job ids whose last digits are these (three), as a host indexed them."""
     found = share.read_json(layout.ending_file(last))
-    return [job for job in found.get("jobs", ()) if isinstance(job, str)] if found else []
+    jobs = found.get("jobs") if found else None
+    return [job for job in jobs if isinstance(job, str)] if isinstance(jobs, list) else []

@@ -115,7 +115,7 @@ def toml_value(value: object) -> str:
         return repr(value)
     if isinstance(value, list):
         return f"[{', '.join(toml_value(item) for item in value)}]"
-    escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in str(value))
+    escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in str(value))
     return f'"{escaped}"'
 
 

@@ -94,10 +94,9 @@ def show(name: str, as_json: bool) -> None:
         ("silent for", units.format_duration(row.get("silent_s"))),
         ("problems", "; ".join(row.get("problems", ()))),
     ]  # fmt: skip
+    rows += [("runs", task) for task in found["tasks"]]
     for line in pairs([(label, value) for label, value in rows if value not in (None, "", "-")]):
         out(line)
-    for task in found["tasks"]:
-        out(f"runs   {task}")
 
 
 def _of(held: int, total: int | None) -> str:
