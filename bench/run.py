@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ def chosen() -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Measure; exit with 1 if a figure misses what it must reach, or could not be measured."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
     rounds = int(os.environ.get("BENCH_ROUNDS", "5"))
     figures: list[Figure] = []
     broken = []
