@@ -19,7 +19,22 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; return its exit status. No exception leaves this but in debugging."""
+    """Run one command line; return its exit status. No exception leaves this."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _hushed()
+    except Exception as error:
+        from hakuriver.cli.failing import explain
+
+        return explain(error)
+    finally:
+        _flush()
+
+
+def _run(arguments: list[str]) -> int:
     import click
 
     from hakuriver.cli.root import cli
@@ -33,16 +48,8 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except click.Abort:
         return 130
-    except BrokenPipeError:
-        return _hushed()
-    except Exception as error:
-        from hakuriver.cli.failing import explain
-
-        return explain(error)
-    finally:
-        _flush()
 
 
 def _hushed() -> int:

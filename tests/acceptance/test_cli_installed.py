@@ -1,0 +1,193 @@
+"""The installed `hakuriver` as shells and terminals meet it, on prepared files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import eventually
+from riverfiles import RiverFiles, job_row, row
+
+from hakuriver.records import JobSpec
+
+COMMAND = str(Path(sys.executable).parent / "hakuriver")
+A = "16999999990001111234"
+B = "17000000000002225678"
+
+Environment = dict[str, str]
+
+
+@pytest.fixture
+def river(scratch: Path) -> RiverFiles:
+    return RiverFiles(scratch / "river")
+
+
+@pytest.fixture
+def environment(river: RiverFiles, scratch: Path) -> Environment:
+    return {
+        **os.environ,
+        "HAKURIVER_SHARED_DIR": str(river.root),
+        "HOME": str(scratch),
+        "TERM": "xterm",
+        "COLUMNS": "80",
+    }
+
+
+def shell(command: str, environment: Environment, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which `hakuriver` is ours."""
+    own = f'hakuriver() {{ {COMMAND} "$@"; }}; set -o pipefail; {command}'
+    return subprocess.run(["bash", "-c", own], env=environment, input=stdin, capture_output=True, text=True, timeout=60)
+
+
+def test_ids_in_scripts(river: RiverFiles, environment: Environment) -> None:
+    ran = shell('id=$(hakuriver submit -q -- sh -c "exit 3") && echo "got $id"', environment)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"got {river.dropped()[0].stem}\n", "")
+
+
+def test_reading_jobs_from_stdin(river: RiverFiles, environment: Environment) -> None:
+    ran = shell("hakuriver submit --no-receipt --from -", environment, '{"command": ["a"]}\n\n{"command": ["b"]}\n')
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert len(ran.stdout.split()) == 2
+    assert river.dropped("jsonl")[0].read_text().splitlines()[-1] == '{"end": 2}'
+
+
+def test_a_reader_that_goes_away(river: RiverFiles, environment: Environment) -> None:
+    river.recent(*[job_row(f"{17000000000000000000 + i}", command="x" * 150) for i in range(1000)])
+    ran = shell("hakuriver task list --limit 0 | head -1", environment)
+    assert ran.stderr == ""
+    assert ran.stdout.startswith("JOB")
+
+
+def test_output_that_cannot_be_written(river: RiverFiles, environment: Environment) -> None:
+    river.recent(job_row(A))
+    ran = shell("hakuriver task list > /dev/full", environment)
+    assert ran.returncode == 1
+    assert "No space left on device" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_closed_streams(river: RiverFiles, environment: Environment) -> None:
+    assert shell("hakuriver submit --no-receipt -- x >&- 2>&-", environment).stderr == ""
+    assert len(river.dropped()) == 1
+
+
+def test_as_a_module(environment: Environment) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "hakuriver", "--version"], env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout.startswith("hakuriver ")
+
+
+def test_ctrl_c_leaves_tasks_running(river: RiverFiles, environment: Environment) -> None:
+    river.snapshot(A, row(state="running"))
+    waiting = subprocess.Popen([COMMAND, "task", "wait", A], env=environment, stderr=subprocess.PIPE, text=True)
+    eventually(lambda: _polls(waiting.pid))
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130
+    assert "goes on" in err
+    assert "Traceback" not in err
+    assert river.dropped() == []
+
+
+def _polls(pid: int) -> bool:
+    """Whether the process has begun to sleep between its polls."""
+    return int(re.findall(r"voluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) > 10
+
+
+def test_columns_are_whole_in_a_pipe_and_cut_on_a_terminal(river: RiverFiles, environment: Environment) -> None:
+    river.recent(job_row(A, command="long " * 30))
+    assert "long " * 29 in shell("hakuriver task list", environment).stdout
+    out = on_terminal([COMMAND, "task", "list"], environment)
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "…" in out
+
+
+def test_wait_draws_a_bar_on_a_terminal(river: RiverFiles, environment: Environment) -> None:
+    spec = JobSpec(command=["x"], array="0-9")
+    river.snapshot(A, *[row(k, "running" if k > 3 else "completed") for k in range(10)], spec=spec)
+    seen: list[str] = []
+
+    def end(text: str) -> None:
+        if "4/10" in text and not seen:
+            seen.append(text)
+            river.snapshot(A, *[row(k) for k in range(10)], spec=spec)
+
+    out = on_terminal([COMMAND, "task", "wait", A], environment, end)
+    assert re.search(r"\[#{12}\.{18}\]  4/10  6 running", out)
+    assert out.rstrip().endswith(f"{A} completed (10 completed)")
+
+
+def test_wait_in_a_pipe_is_plain(river: RiverFiles, environment: Environment) -> None:
+    river.snapshot(A, row())
+    river.snapshot(B, row(state="failed", exit_code=9, reason="exit code 9"))
+    ran = shell(f"hakuriver task wait {A} 5678 | cat", environment)
+    assert ran.stdout == f"{A} completed\n{B} failed: exit code 9\n"
+    assert ran.stderr == ""
+    assert ran.returncode == 9
+
+
+def test_binary_output_is_left_as_it_is(river: RiverFiles, environment: Environment) -> None:
+    data = bytes(range(256)) * 300
+    river.snapshot(A, row())
+    river.put(f"task_outputs/{A}.out", data)
+    ran = subprocess.run([COMMAND, "task", "logs", A], env=environment, capture_output=True)
+    assert ran.stdout == data
+
+
+def test_a_full_share(river: RiverFiles, environment: Environment, scratch: Path) -> None:
+    mount = scratch / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)], capture_output=True).returncode:
+        pytest.skip("no right to mount a tmpfs")
+    try:
+        small = RiverFiles(mount / "river")
+        with pytest.raises(OSError, match="No space"):
+            (mount / "ballast").write_bytes(b"x" * (1 << 20))
+        ran = shell("hakuriver submit -- x", {**environment, "HAKURIVER_SHARED_DIR": str(small.root)})
+        assert (ran.returncode, ran.stdout) == (1, "")
+        assert "the file system is full: free some space" in ran.stderr
+        assert list((small.root / "incoming").iterdir()) == []
+        (mount / "ballast").unlink()
+        ran = shell("hakuriver submit --no-receipt -- x", {**environment, "HAKURIVER_SHARED_DIR": str(small.root)})
+        assert ran.returncode == 0
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_json_is_for_machines(river: RiverFiles, environment: Environment) -> None:
+    river.snapshot(A, row())
+    assert json.loads(shell("hakuriver task status --json 1234", environment).stdout)["jobs"][0]["job"] == A
+
+
+def on_terminal(command: list[str], environment: Environment, look: Callable[[str], None] = lambda _: None) -> str:
+    """Run on a terminal of 80 columns; `look` is shown all that has been written so far."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(command[0], command, environment)
+    out = b""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if not select.select([terminal], [], [], 0.2)[0]:
+            continue
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:
+            break  # its end of the terminal is closed
+        if not part:
+            break
+        out += part
+        look(out.decode())
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    return out.decode().replace("\r\n", "\n")

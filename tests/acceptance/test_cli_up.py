@@ -1,0 +1,178 @@
+"""`hakuriver up` as its user meets it: a real host and real runners on one machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import eventually
+
+COMMAND = str(Path(sys.executable).parent / "hakuriver")
+PATIENCE_S = 40.0
+
+
+class Up:
+    """One `hakuriver up` after the other, on the same river."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "river"
+        self.log = directory / "up.log"
+        self.home = directory / "home"
+        self.home.mkdir()
+        self.environment = {**os.environ, "HOME": str(self.home)}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [COMMAND, "up", "--shared-dir", str(self.root), *options], env=self.environment, stdout=log, stderr=log
+            )
+        eventually(self._serves, PATIENCE_S)
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.said
+        return self.hakuriver("submit", "--", "true").stderr == ""
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def hakuriver(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, "HAKURIVER_SHARED_DIR": str(self.root)}
+        return subprocess.run(
+            [COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+
+    def processes(self, word: str) -> list[int]:
+        """Our processes whose command line has this word."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                line = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if entry.name.isdigit() and str(self.home.parent) in line and word in line:
+                found.append(int(entry.name))
+        return found
+
+
+@pytest.fixture
+def up(scratch: Path) -> Iterator[Up]:
+    made = Up(scratch)
+    yield made
+    if made.process and made.process.poll() is None:
+        made.hakuriver("task", "kill", "--all")
+        made.stop()
+    for pid in made.processes("hakuriver"):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_work_is_done_and_goes_on_where_it_was(up: Up) -> None:
+    up.start("--nodes", "2", "--cores", "3")
+    ran = up.hakuriver("submit", "--wait", "--array", "0-9", "--", "sh", "-c", "exit $((HAKURIVER_TASK_INDEX == 3))")
+    assert ran.returncode == 1
+    assert "9 completed" in ran.stderr
+    assert "pages: file://" in up.said
+    eventually(lambda: up.said.count(": online") == 2, PATIENCE_S)
+    assert [line.split()[2] for line in up.hakuriver("node", "list").stdout.splitlines()[1:]] == ["0/3", "0/3"]
+
+    flag = up.home / "flag"
+    long = up.hakuriver(
+        "submit", "--", "sh", "-c", f"while [ ! -e {flag} ]; do sleep 0.05; done; exit 5"
+    ).stdout.strip()
+    eventually(lambda: "running" in up.hakuriver("task", "why", long).stdout, PATIENCE_S)
+    assert up.stop() == 0
+    assert re.search(rf"1 tasks? go(es)? on under .*{long}", up.said)
+    assert up.processes("--config") == []
+    flag.touch()
+
+    up.start()
+    assert up.hakuriver("task", "wait", long).returncode == 5
+    nodes = up.hakuriver("node", "list").stdout.splitlines()[1:]
+    assert [line.split()[2] for line in nodes] == ["0/3", "0/3"]
+    assert up.stop(signal.SIGTERM) == 0
+    assert "stopped; `hakuriver up" in up.said
+
+
+def test_a_daemon_that_dies_is_started_again(up: Up) -> None:
+    up.start()
+    (host,) = up.processes(" host")
+    (runner,) = up.processes(" runner")
+    for pid, number in ((host, signal.SIGKILL), (runner, signal.SIGKILL)):
+        os.kill(pid, number)
+    eventually(lambda: up.said.count("was killed by signal 9") == 2, PATIENCE_S)
+    assert up.hakuriver("submit", "--wait", "--", "true").returncode == 0
+
+
+def test_children_go_when_it_is_killed(up: Up) -> None:
+    up.start()
+    assert up.process is not None
+    up.process.kill()
+    up.process.wait()
+    eventually(lambda: up.processes(" host") + up.processes(" runner") == [], PATIENCE_S)
+    up.start()
+    assert up.hakuriver("submit", "--wait", "--", "true").returncode == 0
+
+
+def test_one_at_a_time(up: Up) -> None:
+    up.start()
+    ran = up.hakuriver("up", "--shared-dir", str(up.root))
+    assert ran.returncode == 1
+    assert "runs for this river on this machine already" in ran.stderr
+
+
+def test_a_directory_that_is_no_river_is_left_alone(up: Up) -> None:
+    up.root.mkdir()
+    (up.root / "mine").write_text("x")
+    ran = up.hakuriver("up", "--shared-dir", str(up.root))
+    assert ran.returncode == 1
+    assert "is there and is no river" in ran.stderr
+    assert os.listdir(up.root) == ["mine"]
+
+
+def test_a_river_of_its_own_stays_what_it_is(up: Up) -> None:
+    assert up.hakuriver("init", "share", "--shared-dir", str(up.root), "--name", "lab").returncode == 0
+    before = (up.root / "river.json").read_bytes()
+    up.start()
+    assert "river lab at" in up.said
+    assert (up.root / "river.json").read_bytes() == before
+
+
+def test_the_view_is_redrawn_in_place(up: Up) -> None:
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(COMMAND, [COMMAND, "up", "--shared-dir", str(up.root)], {**up.environment, "TERM": "xterm"})
+    os.set_blocking(terminal, False)
+    out = b""
+
+    def shows() -> bool:
+        nonlocal out
+        try:
+            out += os.read(terminal, 65536)
+        except BlockingIOError:
+            pass
+        return b"online" in out and b"\x1b[J" in out and b"A\r\x1b[J" in out
+
+    eventually(shows, PATIENCE_S)
+    os.write(terminal, b"\x03")
+    end = time.monotonic() + PATIENCE_S
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        shows()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.close(terminal)
