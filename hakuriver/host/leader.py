@@ -105,14 +105,9 @@ class Host:
         self.collected: list[str] = []  #: jobs deleted, for whoever tells
         self.door.find_taken()
         self.effects = sending.redo(self.state, last)
-        self._greet()
+        #: Nodes with work that they may not have claimed: they are to echo the new term.
+        self._ungreeted = {node.name for node in self.state.nodes.values() if node.documents or node.unacknowledged}
         self.leading = True
-
-    def _greet(self) -> None:
-        """Let every node with work that it may not have claimed echo the new term."""
-        for node in self.state.nodes.values():
-            if node.documents or node.unacknowledged:
-                self._send(node, [], [])
 
     # -- one tick
 
@@ -243,17 +238,20 @@ class Host:
         return since is not None and self.boottime() - since > self.settings.limits.reserve_after
 
     def _send_to(self, node: Node, placed: list[Any]) -> None:
-        if self.hearing.offline(node.name):
+        """Send one document at most: its place in the journal is its name."""
+        greeting = node.name in self._ungreeted
+        if self.hearing.offline(node.name) and not greeting:
             return
         drops = self.liveness.drops(node.name)
         late = node.unacknowledged and self._every(f"acknowledge {node.name}", 1.0)
         # What is not claimed may have been by a runner that died since: one more document makes it look.
         nudge = bool(node.documents) and self._every(f"nudge {node.name}", NUDGE_S)
-        if placed or node.controls or drops or late or nudge:
+        if placed or node.controls or drops or late or nudge or greeting:
             self._send(node, placed, drops)
 
     def _send(self, node: Node, placed: list[Any], drops: list[Any]) -> None:
         controls = list(node.controls)
+        self._ungreeted.discard(node.name)
         self.decide(["send", node.name, placed, controls, drops, node.previous, list(node.cursor)])
 
     # -- committing
@@ -325,10 +323,18 @@ class Host:
             self.answers.finished.add(job)
         if self._every("housekeeping", 3600.0):
             self.collect(None)
+            self._dismiss()
         if self._every("sweep", 5.0):
             self.door.find_taken()
             for change in self.liveness.sweep_revoked(self.now()):
                 self.decide(change)
+
+    def _dismiss(self) -> None:
+        """Give lost tasks up for good once they are past correction."""
+        before = self.now() - self.settings.retention.lost_keep
+        past = [j.id for j in self.state.jobs.values() if j.lost and j.finished and (j.finished_at or 0.0) < before]
+        if past:
+            self.decide(["dismiss", past])
 
     def collect(self, older_than: float | None) -> str:
         """Delete what retention has passed; say what went."""
