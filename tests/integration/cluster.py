@@ -26,6 +26,7 @@ from daemons import MIB, PATIENCE_S, Daemon, Machine, end_keepers, toml
 
 from hakuriver import client, reading
 from hakuriver.errors import HakuRiverError
+from hakuriver.ids import is_job_id
 from hakuriver.spool import layout
 from hakuriver.spool.access import Share
 from hakuriver.spool.layout import Baton, NodePaths
@@ -146,14 +147,15 @@ class Cluster:
         return daemon
 
     def online(self, node: str) -> None:
-        """Wait until a node is online with the epoch of its newest runner."""
+        """Wait until the host has heard a node's newest runner: the events of its beginning are acknowledged."""
+        paths = NodePaths(node)
 
-        def seen() -> bool:
-            batons = [layout.parse_runner_baton(n) for n in os.listdir(self.path(NodePaths(node).root))]
-            epoch = max((found[0] for found in batons if found), default=0)
-            return self.node(node).get("state") == "online" and self.node(node)["epoch"] == epoch > 0
+        def heard() -> bool:
+            epochs = [b[0] for name in self.names(paths.root) if (b := layout.parse_runner_baton(name))]
+            beats = [place[0] for name in self.names(paths.dir("heartbeat")) if (place := layout.parse_entry(name))]
+            return bool(epochs) and max(epochs) in beats and not self.names(paths.dir("events"))
 
-        eventually(lambda: os.path.isdir(self.path(NodePaths(node).root)) and seen(), PATIENCE_S)
+        eventually(heard, PATIENCE_S)
 
     # -- what lies on the share
 
@@ -161,10 +163,17 @@ class Cluster:
         """A path on the share."""
         return self.share / path
 
+    def names(self, path: str) -> list[str]:
+        """The names in a directory of the share; none if it is not there."""
+        try:
+            return os.listdir(self.path(path))
+        except FileNotFoundError:
+            return []
+
     def baton(self) -> Baton:
         """The host's baton."""
         while True:
-            found = [b for name in os.listdir(self.path(layout.HOST)) if (b := layout.parse_baton(name))]
+            found = [b for name in self.names(layout.HOST) if (b := layout.parse_baton(name))]
             if found:
                 return max(found)
 
@@ -192,7 +201,8 @@ class Cluster:
 
     def receipts(self, kind: str = "run") -> list[dict[str, Any]]:
         """All receipts of a kind, by request id."""
-        found = [json.loads(p.read_text()) for p in self.path(layout.RECEIPTS).glob("[0-9]*.json")]
+        names = [name for name in self.names(layout.RECEIPTS) if is_job_id(name.removesuffix(".json"))]
+        found = [json.loads(self.path(f"{layout.RECEIPTS}/{name}").read_text()) for name in names]
         return [receipt for receipt in found if receipt["kind"] == kind]
 
     # -- what a user does

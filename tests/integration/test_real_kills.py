@@ -1,0 +1,256 @@
+"""Host, runners, keepers and guards are killed while tasks run: every task runs exactly once and ends truly."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from conftest import eventually
+from daemons import PATIENCE_S, Daemon, alive, send
+
+from hakuriver import client, reading
+
+TASKS = 300
+KILLS = 16
+
+
+def work(files: Path) -> str:
+    """Appends a line to the task's own file, takes up to 0.5 s; some print, some fail. N tells which."""
+    return f"""
+        n=${{N:-$HAKURIVER_TASK_INDEX}}
+        echo "$HAKURIVER_ATTEMPT $$" >>{files}/$HAKURIVER_TASK_ID
+        [ $((n % 3)) != 0 ] || echo "out $n"
+        [ $((n % 5)) != 0 ] || echo "err $n" >&2
+        sleep 0.$((n % 6))
+        [ $((n % 3)) != 0 ] || echo "end $n"
+        [ $((n % 7)) != 0 ] || exit $((n % 3 + 1))"""
+
+
+def wait_for(path: Path) -> str:
+    return f"while [ ! -e {path} ]; do sleep 0.02; done"
+
+
+def submit_all(river: Cluster, script: str) -> dict[str, int]:
+    """300 tasks in all the ways there are: task name and number."""
+    array = river.submit(script, array="0-199", receipt_timeout=0)
+    tasks = {f"{array}-{n}": n for n in range(200)}
+    lines = [{"command": ["/bin/sh", "-c", script], "env": {"N": str(n)}} for n in range(200, 250)]
+    batch = client.submit_many(lines, shared_dir=str(river.share), receipt_timeout=0)
+    tasks.update(zip(batch.jobs, range(200, 250), strict=True))
+    tasks.update({river.submit(script, env={"N": str(n)}): n for n in range(250, TASKS)})
+    return tasks
+
+
+def expected(n: int) -> tuple[str, int, str, str]:
+    """State, exit code, output and errors of a task."""
+    code = n % 3 + 1 if n % 7 == 0 else 0
+    out = f"out {n}\nend {n}\n" if n % 3 == 0 else ""
+    return "failed" if code else "completed", code, out, f"err {n}\n" if n % 5 == 0 else ""
+
+
+def kill_at_random(river: Cluster, daemons: list[Daemon], jobs: set[str], chance: random.Random) -> int:
+    """Kill one, two or all of them again and again while jobs are not over; how often it was done."""
+    for count in range(KILLS):
+        pause = chance.uniform(0.2, 1.6)
+        try:
+            river.all_ended(jobs, pause)
+            return count
+        except AssertionError:
+            victims = chance.sample(daemons, chance.choice([1, 1, 1, 2, 3]))
+        for victim in victims:
+            victim.kill()
+        for victim in victims:
+            victim.start()
+    return KILLS
+
+
+def test_three_hundred_tasks_while_everything_is_killed(scratch: Path) -> None:
+    with Cluster(scratch) as river:
+        daemons = [river.start_host(), river.start_runner("n1", cores=4), river.start_runner("n2", "m2", cores=3)]
+        tasks = submit_all(river, work(river.work))
+        jobs = {task[:20] for task in tasks}
+        assert kill_at_random(river, daemons, jobs, random.Random(3)) >= 3
+        river.all_ended(jobs, 90.0)
+        found = {task.task: task for job in jobs for task in river.job(job).tasks}
+        assert found.keys() == tasks.keys()
+        for name, n in tasks.items():
+            check_task(river, found[name], n)
+        check_receipts(river, jobs)
+
+
+def check_task(river: Cluster, task: reading.Task, n: int) -> None:
+    """It ran exactly once, and all that is told of it is true."""
+    state, code, out, err = expected(n)
+    assert (river.work / task.task).read_text().split()[0] == "1"
+    assert len((river.work / task.task).read_text().splitlines()) == 1, "it ran more than once"
+    assert (task.state, task.exit_code, task.attempt) == (state, code, 1), task
+    assert task.wall_s >= n % 6 / 10
+    assert river.out(task.task[:20], task.k) == out
+    assert river.out(task.task[:20], task.k, stream="err") == err
+
+
+def check_receipts(river: Cluster, jobs: set[str]) -> None:
+    """One for each request, and they name every job once."""
+    receipts = river.receipts("run") + river.receipts("batch")
+    named = [job for receipt in receipts for job in receipt["ids"]]
+    assert sorted(named) == sorted(jobs)
+    assert sum(receipt["tasks"] for receipt in receipts) == TASKS
+    assert {receipt["outcome"] for receipt in receipts} == {"accepted"}
+    assert not list(river.path("incoming").iterdir())
+
+
+@pytest.mark.parametrize("how", ["killed", "upgraded"])
+def test_a_runner_that_is_restarted_neither_kills_nor_forgets(scratch: Path, how: str) -> None:
+    with Cluster(scratch) as river:
+        river.start_host()
+        runner = river.start_runner("n1")
+        go, later = river.work / "go", river.work / "later"
+        failing = river.submit(f"echo before; {wait_for(go)}; echo after; exit 3")
+        fine = river.submit(wait_for(go), retries=2)
+        longer = river.submit(f"echo $$; {wait_for(later)}; echo end")
+        for job in (failing, fine, longer):
+            river.in_state(job, "running")
+        eventually(lambda: river.out(longer))
+        pid = int(river.out(longer))
+        keepers = runner.machine.keepers()
+        if how == "killed":
+            runner.kill()
+        else:
+            assert runner.stop() == 0
+        go.touch()
+        marker = f"HAKURIVER_TASK_ID={failing}"
+        eventually(lambda: not with_environment(marker))
+        assert alive(pid)
+        assert river.job(failing).counts == {"running": 1}, "nobody can have told"
+        runner.start()
+        ended = river.ended(failing)
+        assert (ended.state, ended.exit_code, ended.tasks[0].attempt) == ("failed", 3, 1)
+        assert river.out(failing) == "before\nafter\n"
+        ended = river.ended(fine)
+        assert (ended.state, ended.tasks[0].attempt) == ("completed", 1)
+        assert alive(pid)
+        assert runner.machine.keepers() == keepers
+        later.touch()
+        ended = river.ended(longer)
+        assert (ended.state, ended.tasks[0].attempt) == ("completed", 1)
+        assert river.out(longer) == f"{pid}\nend\n"
+
+
+def with_environment(text: str) -> list[int]:
+    """Living processes that have this in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and text.encode() in (entry / "environ").read_bytes() and alive(int(entry.name)):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has just ended, or is not ours
+    return found
+
+
+def test_a_host_that_is_killed_while_tasks_run_and_end(scratch: Path) -> None:
+    with Cluster(scratch) as river:
+        host = river.start_host()
+        river.start_runner("n1")
+        go = river.work / "go"
+        running = river.submit(f"{wait_for(go)}; exit 4", retries=1)
+        river.in_state(running, "running")
+        host.kill()
+        waiting = river.submit("echo accepted later")
+        assert river.job(waiting).state == "submitted"
+        go.touch()
+        eventually(lambda: not with_environment(f"HAKURIVER_TASK_ID={running}"))
+        host.start()
+        ended = river.ended(running)
+        assert (ended.state, ended.exit_code) == ("failed", 4)
+        assert [(a.attempt, a.exit_code) for a in ended.tasks[0].earlier] == [(1, 4)]
+        assert river.ended(waiting).state == "completed"
+
+
+@pytest.mark.parametrize("victims", ["keeper", "guard and keeper", "keeper and runner"])
+def test_tasks_die_with_their_keeper(scratch: Path, victims: str) -> None:
+    with Cluster(scratch) as river:
+        river.start_host()
+        runner = river.start_runner("n1")
+        once = river.submit("echo $$; sleep 1000 & wait")
+        again = river.submit('echo $$; [ "$HAKURIVER_ATTEMPT" = 2 ] || sleep 1000', retries=1)
+        for job in (once, again):
+            river.in_state(job, "running")
+        eventually(lambda: river.out(once) and river.out(again))
+        pids = [int(river.out(job)) for job in (once, again)]
+        [keeper], [guard] = runner.machine.keepers(), runner.machine.guards()
+        if victims == "keeper and runner":
+            runner.kill()
+        for victim in [guard, keeper] if victims == "guard and keeper" else [keeper]:
+            send(victim, signal.SIGKILL)
+        if victims == "keeper and runner":
+            eventually(lambda: not any(map(alive, pids)))  # nobody but the guard is left to do it
+            runner.start()
+        ended = river.ended(once)
+        assert (ended.state, ended.tasks[0].cause, ended.tasks[0].attempt) == ("failed", "keeper_died", 1)
+        assert not any(map(alive, pids))
+        assert not with_environment(f"HAKURIVER_TASK_ID={once}")
+        ended = river.ended(again)
+        assert (ended.state, ended.tasks[0].attempt, ended.tasks[0].retries_spent) == ("completed", 2, 1)
+        assert [(a.attempt, a.state, a.cause) for a in ended.tasks[0].earlier] == [(1, "failed", "keeper_died")]
+        assert runner.machine.keepers() != [keeper]
+        assert runner.running
+
+
+def test_a_guard_that_is_killed_costs_nothing(scratch: Path) -> None:
+    with Cluster(scratch) as river:
+        river.start_host()
+        runner = river.start_runner("n1")
+        go = river.work / "go"
+        job = river.submit(wait_for(go))
+        river.in_state(job, "running")
+        [keeper], [guard] = runner.machine.keepers(), runner.machine.guards()
+        send(guard, signal.SIGKILL)
+        eventually(lambda: not alive(guard))
+        go.touch()
+        ended = river.ended(job)
+        assert (ended.state, ended.tasks[0].attempt) == ("completed", 1)
+        assert runner.machine.keepers() == [keeper]
+
+
+def test_a_second_runner_of_the_same_name_is_refused(scratch: Path) -> None:
+    with Cluster(scratch) as river:
+        river.start_host()
+        first = river.start_runner("n1")
+        job = river.submit("sleep 1000")
+        river.in_state(job, "running")
+        second = river.runner("n1").start()
+        assert second.exit_status() == 1
+        assert "n1" in second.log
+        assert "Traceback" not in second.log
+        assert first.running
+        assert river.job(job).counts == {"running": 1}
+        river.ask("kill", job)
+
+
+def test_a_runner_of_the_same_name_on_another_machine_is_refused_with_the_remedy(scratch: Path) -> None:
+    with Cluster(scratch) as river:
+        river.start_host()
+        first = river.start_runner("n1", "m1")
+        stranger = river.runner("n1", "m2").start()
+        assert stranger.exit_status() == 1
+        assert "--name" in stranger.log
+        assert "node forget n1" in stranger.log
+        assert "Traceback" not in stranger.log
+        job = river.submit('echo "$HAKURIVER_NODE"')
+        assert river.ended(job, PATIENCE_S).state == "completed"
+        assert first.running
+        first.stop()
+        assert river.runner("n1", "m2").start().exit_status() == 1, "also while the first does not run"
+
+
+def test_a_second_host_on_the_same_machine_is_refused(scratch: Path) -> None:
+    with Cluster(scratch) as river:
+        first = river.start_host()
+        second = river.host("m1").start()
+        assert second.exit_status() == 1
+        assert "runs on this machine already" in second.log
+        assert first.running
