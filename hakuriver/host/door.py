@@ -16,7 +16,7 @@ from hakuriver.host.checking import Refusal
 from hakuriver.ids import is_job_id
 from hakuriver.records import BATCH_FILE_MAX, JOB_FILE_MAX
 from hakuriver.spool import files, layout
-from hakuriver.spool.files import Disk, DoorFile
+from hakuriver.spool.files import Disk, DoorFile, ShareError
 from hakuriver.spool.layout import Taken
 
 #: Seconds without a change after which a file that is no whole request is taken for finished.
@@ -105,7 +105,10 @@ class Door:
         try:
             file = self._disk.inspect(f"{layout.TAKEN}/{entry}", limit)
         except FileNotFoundError:
-            self.answered(entry)
+            self._waiting.discard(entry)  # gone, or not to be seen yet: then a later look finds it
+            return None
+        except ShareError:
+            self._look_later(entry)  # the others are read all the same
             return None
         if file.refusal:
             return self._refuse(entry, taken, ending, file, file.refusal)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hakuriver.records import EventBatch, Heartbeat, NodeDescription
+from hakuriver.records import Event, EventBatch, Heartbeat, NodeDescription
 from hakuriver.settings import Timing
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk
@@ -141,10 +141,13 @@ class EventReader:
     def _batch(self, node: str, epoch: int, seq: int) -> list[dict[str, Any]] | None:
         try:
             raw = json.loads(self._disk.read(NodePaths(node).numbered("events", epoch, seq)))
-            EventBatch.model_validate(raw)
         except (FileNotFoundError, ValueError):
             return None
-        return raw["events"]  # type: ignore[no-any-return]
+        try:
+            EventBatch.model_validate(raw)
+            return raw["events"]  # type: ignore[no-any-return]
+        except ValidationError:
+            return _readable(raw)
 
     def description(self, node: str, epoch: int) -> dict[str, Any] | None:
         """What the node is, as of this epoch; None if it cannot be seen yet."""
@@ -153,6 +156,21 @@ class EventReader:
             return NodeDescription.model_validate_json(data).model_dump()
         except (FileNotFoundError, ValidationError):
             return None
+
+
+def _readable(raw: Any) -> list[dict[str, Any]]:
+    """What can be understood of a batch that does not fit the model: a later version's, say."""
+    clean = json.loads(json.dumps(raw, ensure_ascii=False).encode("utf-8", "replace"))
+    events = clean.get("events") if isinstance(clean, dict) else None
+    return [event for event in events if _fits(event)] if isinstance(events, list) else []
+
+
+def _fits(event: object) -> bool:
+    try:
+        Event.model_validate(event)
+    except ValidationError:
+        return False
+    return True
 
 
 def _follows(cursor: tuple[int, int], epoch: int, seq: int, events: list[dict[str, Any]]) -> bool:

@@ -189,7 +189,7 @@ class State:
             if kind == "begin":
                 self._begin(at, event)
             elif kind in ("claimed", "unreadable"):
-                self._claimed(at, event["dispatch"], None if kind == "claimed" else event)
+                self._claimed(at, event.get("dispatch", ""), None if kind == "claimed" else event)
             elif kind == "answer":
                 self._answer_event(event)
             else:

@@ -307,7 +307,7 @@ class Keeper:
         self.closing = True
         for task in list(self.known.tasks.values()):
             if task.phase not in (QUEUED, ENDED):
-                self.stop(task, "shutdown", "the keeper was told to stop")
+                self.stop(task, "shutdown", "node rebooted or shut down: the keeper was told to stop")
 
     @property
     def busy(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: The state of a task that was stopped, by the cause of the stopping.
 STOPPED = {
     "killed": "killed",
-    "shutdown": "killed",
+    "shutdown": "failed",
     "fenced": "fenced",
     "time_limit": "failed",
     "oom": "killed_oom",

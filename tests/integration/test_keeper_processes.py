@@ -541,7 +541,7 @@ def test_term_kills_tasks_and_records_it(make: Make) -> None:
     until(lambda: not alive(pid), "the keeper's end")
     bench.client.close()
     (task,) = bench.connect()["tasks"]
-    assert (task["end"]["state"], task["end"]["cause"]) == ("killed", "shutdown")
+    assert (task["end"]["state"], task["end"]["cause"]) == ("failed", "shutdown")
 
 
 def test_an_idle_keeper_leaves(make: Make) -> None:

@@ -129,7 +129,7 @@ def test_may_start(until: float | None, now: float, rerunnable: bool, expected: 
         ("fenced", 15, False, "fenced", "fenced"),
         ("time_limit", 15, False, "failed", "time_limit"),
         ("oom", 9, True, "killed_oom", "oom"),
-        ("shutdown", 15, False, "killed", "shutdown"),
+        ("shutdown", 15, False, "failed", "shutdown"),
     ],
 )
 def test_verdict(stop: str | None, status: int, oom: bool, state: str, cause: str) -> None:
