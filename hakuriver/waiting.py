@@ -4,7 +4,7 @@ Exit codes (`hakuriver task wait`): 0 completed; else, of the first in the order
 128+signal; 137 over its memory; 124 over its time; 125 lost, refused, or told by no host.
 """
 
-from __future__ import annotations
+# Annotations stay values here: a NamedTuple made from annotations as text takes eight times as long to import.
 
 import time
 from collections.abc import Callable, Iterable

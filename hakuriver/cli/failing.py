@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
 
 from hakuriver.errors import HakuRiverError, Invalid
 
@@ -16,6 +15,8 @@ _OPTIONS = {"targets": "--target", "command": "COMMAND", "ID": "ID", "from": "--
 def explain(error: Exception) -> int:
     """Say what was wrong; return the exit status."""
     if os.environ.get("HAKURIVER_DEBUG"):
+        import traceback
+
         traceback.print_exception(error)
     if isinstance(error, Invalid):
         return _say(f"{option(error.field)} {shown(error.value)}: {error.message}", 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections import deque
@@ -10,7 +9,7 @@ from typing import Any
 
 from hakuriver import reading, units
 from hakuriver.cli.common import clean
-from hakuriver.cli.tables import is_terminal, states, table, when
+from hakuriver.cli.tables import is_terminal, states, table, terminal_size, when
 from hakuriver.spool.access import Share
 
 #: Seconds between two looks at the index.
@@ -64,7 +63,7 @@ class View:
         self._said = news
 
     def _draw(self, lines: list[str]) -> None:
-        size = shutil.get_terminal_size()
+        size = terminal_size()
         shown = [line[: size.columns - 1] for line in lines[: size.lines - 1]]
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         sys.stdout.write(up + "\r\x1b[J" + "\n".join(shown) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import sys
 import time
 from typing import Any, TextIO
 
@@ -45,7 +45,20 @@ def pairs(rows: list[tuple[str, object]]) -> list[str]:
 
 def terminal_width() -> int:
     """Columns of the terminal."""
-    return shutil.get_terminal_size().columns
+    return terminal_size().columns
+
+
+def terminal_size() -> os.terminal_size:
+    """As shutil.get_terminal_size, which takes longer to import than all of a table to print."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        try:
+            found = os.get_terminal_size(stream.fileno()) if stream else None
+        except (OSError, ValueError):
+            continue
+        if found and found.columns:
+            return found
+    columns = os.environ.get("COLUMNS", "")
+    return os.terminal_size((int(columns) if columns.isdigit() and int(columns) else 80, 24))
 
 
 def bar(done: int, total: int, elapsed_s: float, detail: str = "") -> str:
