@@ -108,15 +108,21 @@ def read_logs(
     `follow`: go on until the task has ended and all of it is read. `on_attempt` is told each attempt that is begun.
     Raises NotFound, Invalid, Ambiguous, ShareProblem.
     """
-    share = open_share(shared_dir)
-    target = resolve_one(share, task)
-    job = reading.load(share, target.job)
-    k = one_task(job, target)
-    return _Reading(share, job, k, err, attempt, tail, on_attempt).run(follow)
+    return Reading.of(open_share(shared_dir), task, err, attempt, tail, on_attempt).run(follow)
 
 
-class _Reading:
+class Reading:
     """Goes from attempt to attempt."""
+
+    @classmethod
+    def of(
+        cls, share: Share, task: str, err: bool, attempt: int | None, tail: int | None,
+        on_attempt: Callable[[int], None] | None = None,
+    ) -> Reading:  # fmt: skip
+        """What somebody typed. Raises as `read_logs` does."""
+        target = resolve_one(share, task)
+        job = reading.load(share, target.job)
+        return cls(share, job, one_task(job, target), err, attempt, tail, on_attempt)
 
     def __init__(
         self, share: Share, job: Job, k: int | None, err: bool, attempt: int | None, tail: int | None,
@@ -141,9 +147,19 @@ class _Reading:
         self.state, self._latest = task.state, max(1, task.attempt)
 
     def _begin(self, attempt: int) -> None:
-        self._attempt = attempt
+        self.attempt = attempt
         self._log = Log(self._share, self._job.job, self._k, attempt, self._err)
         self._on_attempt(attempt)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return task_name(self._job.job, self._k)
+
+    @property
+    def path(self) -> str:
+        """The file at hand, on this machine."""
+        return self._share.path(self._log.path)
 
     def run(self, follow: bool) -> Iterator[bytes]:
         """Yield what there is, and what comes."""
@@ -163,7 +179,7 @@ class _Reading:
         place = reading.find(self._share, {self._job.job}).get(self._job.job)
         if place is None or place.seq != self._seq:
             self._look(place.seq if place else 0)
-        return self.state in FINAL or self.state == "refused" or self._latest > self._attempt
+        return self.state in FINAL or self.state == "refused" or self._latest > self.attempt
 
     def _look(self, seq: int) -> None:
         self._job = reading.load(self._share, self._job.job)
@@ -171,7 +187,7 @@ class _Reading:
         self._know(self._job)
 
     def _next_attempt(self) -> bool:
-        if self._pinned or self._latest <= self._attempt:
+        if self._pinned or self._latest <= self.attempt:
             return False
-        self._begin(self._attempt + 1)
+        self._begin(self.attempt + 1)
         return True

@@ -87,9 +87,9 @@ def clean(text: object) -> str:
 
 
 def no_answer(share: Share, what: str, alive: bool | None) -> str:
-    """Why there is no receipt yet. `what` waits."""
+    """Why there is no receipt yet. `what`: as `the job waits`."""
     seen = host_last_seen(share)
     if alive:
-        return f"a host is at work but has not answered yet; {what} waits in {share.root}"
+        return f"a host is at work but has not answered yet; {what} in {share.root}"
     last = f"a host was last seen {seen}" if seen else "none has ever been seen"
-    return f"no host answers ({last}); {what} waits in {share.root} until `hakuriver host` runs"
+    return f"no host answers ({last}); {what} in {share.root} until `hakuriver host` runs"

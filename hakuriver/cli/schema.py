@@ -19,6 +19,7 @@ SCHEMAS = {
     "list": ("hakuriver.cli.schemas", "ListOutput", "`hakuriver task list --json`"),
     "status": ("hakuriver.cli.schemas", "StatusOutput", "`hakuriver task status --json`"),
     "why": ("hakuriver.cli.schemas", "WhyOutput", "`hakuriver task why --json`"),
+    "logs": ("hakuriver.cli.schemas", "LogsOutput", "`hakuriver task logs --json`"),
     "wait": ("hakuriver.cli.schemas", "WaitOutput", "`hakuriver task wait --json`"),
     "control": ("hakuriver.cli.schemas", "ControlOutput", "--json of kill, pause, resume, requeue, drain, forget, gc"),
     "nodes": ("hakuriver.cli.schemas", "NodesOutput", "`hakuriver node list --json`"),

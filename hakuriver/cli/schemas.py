@@ -117,6 +117,16 @@ class StatusOutput(Output):
     jobs: list[JobOutput]
 
 
+class LogsOutput(Output):
+    """hakuriver task logs --json."""
+
+    task: str
+    state: str = Field(description="the task's, when it was read")
+    attempt: int
+    path: str = Field(description="on this machine; the file appears with its first byte")
+    text: str = Field(description="what is no UTF-8 is replaced")
+
+
 class WhyTask(Output):
     """A task that did not complete."""
 

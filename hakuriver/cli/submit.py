@@ -161,7 +161,7 @@ def _outcome(receipt: Receipt | None) -> dict[str, Any]:
 
 def _comment(river: Share, receipt: dict[str, Any] | None, alive: bool | None, outcome: str, jobs: int) -> None:
     if outcome == "waiting" and alive is not None:
-        note(no_answer(river, "the job" if jobs == 1 else f"all {jobs} jobs", alive))
+        note(no_answer(river, "the job waits" if jobs == 1 else f"all {jobs} jobs wait", alive))
     for problem in (receipt or {}).get("errors", ()):
         note(f"left out: {problem['field']} = {problem.get('value')}: {problem['message']}")
 

@@ -141,7 +141,7 @@ def tell(river: Share, kind: str, answer: Answer, as_json: bool, no_receipt: boo
     if answer.receipt is None:
         if no_receipt:
             return 0
-        note(no_answer(river, f"the {kind}", answer.host_alive))
+        note(no_answer(river, f"the request ({kind}) waits", answer.host_alive))
         return EXIT_UNKNOWN
     for each in answer.receipt.answers:
         if not as_json:

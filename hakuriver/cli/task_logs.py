@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from hakuriver.cli.common import config_option, note, share
-from hakuriver.logs import read_logs
+from hakuriver.cli.common import config_option, json_option, note, out_json, share
+from hakuriver.logs import Reading
 
 
 @click.command()
@@ -16,8 +16,9 @@ from hakuriver.logs import read_logs
 @click.option("--attempt", type=click.IntRange(1), metavar="N", help="The N-th attempt.  [the latest]")
 @click.option("--err", is_flag=True, help="stderr instead of stdout.")
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="Begin N lines before the end.")
+@json_option
 @config_option
-def logs(name: str, follow: bool, attempt: int | None, err: bool, tail: int | None) -> None:
+def logs(name: str, follow: bool, attempt: int | None, err: bool, tail: int | None, as_json: bool) -> None:
     """Print what a task wrote to stdout, as it lies on the share.
 
     Output of a running task arrives within a second. When following, attempts after the one at hand are printed
@@ -27,7 +28,8 @@ def logs(name: str, follow: bool, attempt: int | None, err: bool, tail: int | No
     Example:
       hakuriver task logs -f 5678-17
     """
-    river = share()
+    if as_json and follow:
+        raise click.UsageError("--json prints one document: it does not go with --follow")
     attempts: list[int] = []
 
     def begin(number: int) -> None:
@@ -35,9 +37,14 @@ def logs(name: str, follow: bool, attempt: int | None, err: bool, tail: int | No
             note(f"attempt {number}")
         attempts.append(number)
 
+    reading = Reading.of(share(), name, err, attempt, tail, begin)
+    if as_json:
+        text = b"".join(reading.run(False)).decode(errors="replace")
+        told = {"task": reading.task, "state": reading.state, "attempt": reading.attempt, "path": reading.path}
+        out_json({**told, "text": text})
+        return
     printed = 0
-    parts = read_logs(name, err=err, attempt=attempt, tail=tail, follow=follow, shared_dir=river.root, on_attempt=begin)
-    for part in parts:
+    for part in reading.run(follow):
         sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
         printed += len(part)

@@ -146,7 +146,7 @@ class _Telling:
         elif not self._noted:
             self._noted = True
             self.clear()
-            note(no_answer(self._river, "what was submitted", False))
+            note(no_answer(self._river, "what was submitted waits", False))
 
     def silence(self) -> str:
         """For the message that time is over."""

@@ -172,7 +172,7 @@ def test_jobs_from_a_file(river: RiverFiles, hakuriver: Hakuriver, scratch: Path
     (path,) = river.dropped("jsonl")
     bodies = checking.batch(path.read_bytes(), settled=False)
     assert ran.out.split() == [body.id for body in bodies]
-    assert "all 2 jobs waits" in ran.err or "all 2 jobs wait" in ran.err
+    assert "all 2 jobs wait in" in ran.err
     told = valid(hakuriver("submit", "--json", "--from", str(jobs)), "submit")
     assert (len(told["jobs"]), told["tasks"], told["count"]) == (2, None, None)
 
@@ -341,6 +341,10 @@ def test_logs(river: RiverFiles, hakuriver: Hakuriver) -> None:
     river.put(f"task_outputs/{A}.out", b"1\n2\n3\n")
     assert hakuriver("task", "logs", A).out == "1\n2\n3\n"
     assert hakuriver("task", "logs", "-f", "--tail", "1", A).out == "3\n"
+    assert hakuriver("task", "logs", "--json", "-f", A).status == 2
+    told = valid(hakuriver("task", "logs", "--json", "--tail", "2", A), "logs")
+    assert (told["text"], told["attempt"], told["state"]) == ("2\n3\n", 1, "completed")
+    assert told["path"] == f"{river.root}/task_outputs/{A}.out"
     ran = hakuriver("task", "logs", "--err", A)
     assert (ran.status, ran.out) == (0, "")
     assert "has written nothing to stderr" in ran.err
@@ -365,7 +369,7 @@ def test_controls(
 def test_a_control_that_nobody_answers(river: RiverFiles, hakuriver: Hakuriver) -> None:
     ran = hakuriver("task", "kill", A)
     assert (ran.status, ran.out) == (125, "")
-    assert "the kill waits" in ran.err
+    assert "the request (kill) waits in" in ran.err
     assert hakuriver("task", "kill", "--no-receipt", A).status == 0
     assert valid(hakuriver("task", "kill", "--json", A), "control")["requests"][0]["outcome"] == "waiting"
 
