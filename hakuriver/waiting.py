@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from hakuriver import reading
-from hakuriver.client import open_share, read_receipt
+from hakuriver.client import host_sign, open_share, read_receipt
 from hakuriver.errors import HakuRiverError
 from hakuriver.reading import EXIT_UNKNOWN, FINAL, STATE, K, Place, exit_code_of
 from hakuriver.resolving import Target, resolve
@@ -65,7 +65,7 @@ class Waiter:
             self._open.setdefault(target.job, []).append(target)
         self._seen: dict[str, int] = {}  #: seq of the last snapshot that was read
         self._accepted: set[str] = set()
-        self._missing: dict[str, float] = {}  #: job: since when it lies nowhere
+        self._missing: dict[str, tuple[float, str]] = {}  #: job: since when it lies nowhere, and the host's sign then
         self.counts: dict[str, dict[str, int]] = {}  #: of each job that was read
 
     @property
@@ -114,6 +114,8 @@ class Waiter:
     # -- jobs without a snapshot
 
     def _look_behind(self, jobs: list[str]) -> None:
+        for job in self._accepted.intersection(jobs):
+            self._lies_nowhere(job)
         unanswered = [job for job in jobs if job not in self._accepted]
         if not unanswered:
             return
@@ -146,8 +148,10 @@ class Waiter:
             self._close(target, Outcome(target.name, "refused", EXIT_UNKNOWN, reason, {}))
 
     def _lies_nowhere(self, job: str) -> None:
-        since = self._missing.setdefault(job, time.monotonic())
-        if time.monotonic() - since > GONE_S:
+        since, sign = self._missing.setdefault(job, (time.monotonic(), host_sign(self._share)))
+        if time.monotonic() - since <= GONE_S:
+            return
+        if job not in self._accepted or host_sign(self._share) != sign:  # a host that lives would have shown it
             reason = "it lies nowhere on the share: never submitted, or older than its retention"
             for target in list(self._open[job]):
                 self._close(target, Outcome(target.name, "unknown", EXIT_UNKNOWN, reason, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import click
@@ -87,24 +89,22 @@ def _state_directory(cluster_id: str) -> str:
     return base
 
 
-class _only_one:  # noqa: N801 - used as a function
+@contextlib.contextmanager
+def _only_one(base: str) -> Iterator[None]:
     """Holds the state directory: a second `up` of the same river on this machine is refused."""
+    fd = os.open(os.path.join(base, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(fd)
+        yield
+    finally:
+        os.close(fd)
 
-    def __init__(self, base: str) -> None:
-        self._fd = os.open(os.path.join(base, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._fd)
-            raise CannotStart(
-                "`hakuriver up` runs for this river on this machine already: stop that one first"
-            ) from None
 
-    def __enter__(self) -> None:
-        """Held already."""
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+def _lock(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotStart("`hakuriver up` runs for this river on this machine already: stop that one first") from None
 
 
 def _size(base: str, nodes: int | None, cores: int | None) -> Size:

@@ -116,6 +116,15 @@ def test_an_accepted_job_without_a_snapshot_is_waited_for(river: RiverFiles, mon
     assert raised.value.outcomes == []
 
 
+def test_an_accepted_job_that_a_living_host_does_not_show_is_gone(
+    river: RiverFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "GONE_S", 0.05)
+    river.receipt(A)
+    (outcome,) = wait(A, 10, on_poll=lambda _: river.beat())
+    assert (outcome.state, outcome.exit_code) == ("unknown", 125)
+
+
 def test_many_receipts_are_found_by_listing(river: RiverFiles) -> None:
     jobs = [f"170000000000{number:08d}" for number in range(waiting.RECEIPTS_MOST + 5)]
     for job in jobs:
