@@ -388,3 +388,14 @@ def present(disk: Disk) -> None:
     """Raise ShareAway unless the sentinel stands at the root."""
     if layout.SENTINEL not in names(disk, ""):
         raise ShareAway(disk.root)
+
+
+def tail(disk: Disk, path: str, most: int) -> tuple[bytes, int]:
+    """The last `most` bytes of a file and its size; nothing if it cannot be read. For pages alone."""
+    try:
+        with open(f"{disk.root}/{path}", "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - most))
+            return file.read(most), size
+    except OSError:
+        return b"", 0

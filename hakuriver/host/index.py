@@ -1,0 +1,210 @@
+"""The index: SQLite on the host's own disk, derived from snapshots and rebuilt from them at any time.
+
+No receipt, dispatch or removal rests on it. It answers what would cost a walk over all jobs: the newest ones,
+and which ids end with what somebody typed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import sqlite_utils
+
+from hakuriver.records import TaskRow
+
+#: Raised whenever a table changes: an index of another version is made anew.
+SCHEMA = 1
+#: Characters of a command line kept for lists.
+COMMAND_MOST = 200
+
+_JOBS = {
+    "job": str, "ending": str, "term": int, "seq": int, "admission": int, "name": str, "owner": str, "state": str,
+    "exit_code": int, "count": int, "counts": str, "nodes": str, "cores": int, "memory_bytes": int, "priority": int,
+    "accepted_at": float, "started_at": float, "finished_at": float, "command": str, "reason": str,
+}  # fmt: skip
+_TASKS = {
+    "job": str, "k": int, "state": str, "attempt": int, "node": str, "started_at": float, "ended_at": float,
+    "exit_code": int, "signal": int, "cause": str, "reason": str, "wall_s": float, "cpu_s": float,
+    "peak_memory_bytes": int,
+}  # fmt: skip
+_JSON = ("counts", "nodes")
+_NOT_IN_ROWS = ("ending", "term", "seq", "admission")
+
+
+class Index:
+    """All retained jobs and their tasks."""
+
+    def __init__(self, path: str, cluster_id: str) -> None:
+        self._path = path
+        self._cluster_id = cluster_id
+        self.fresh = False  #: it was just made, and must be filled from the files
+        self._db = self._open()
+
+    def _open(self) -> sqlite_utils.Database:
+        try:
+            db = self._connect()
+            if self._meta(db) == {"cluster_id": self._cluster_id, "schema": str(SCHEMA)}:
+                return db
+            db.conn.close()
+        except sqlite3.DatabaseError:
+            pass  # not a database, or a broken one: it is derived, so it is made anew
+        self._delete()
+        return self._create()
+
+    def _connect(self) -> sqlite_utils.Database:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = off")
+        connection.execute("pragma cache_size = -2000")
+        return sqlite_utils.Database(connection)
+
+    def _meta(self, db: sqlite_utils.Database) -> dict[str, str]:
+        if "meta" not in db.table_names():
+            return {}
+        rows = db.execute("select key, value from meta where key in ('cluster_id', 'schema')")
+        return dict(rows.fetchall())
+
+    def _delete(self) -> None:
+        for ending in ("", "-wal", "-shm", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path + ending)
+
+    def _create(self) -> sqlite_utils.Database:
+        self.fresh = True
+        db = self._connect()
+        db.table("meta").create({"key": str, "value": str}, pk="key")
+        db.table("jobs").create(_JOBS, pk="job")
+        for column in ("admission", "ending", "state"):
+            db.table("jobs").create_index([column])
+        db.table("tasks").create(_TASKS, pk=("job", "k"))
+        db.table("meta").insert_all(
+            [{"key": "cluster_id", "value": self._cluster_id}, {"key": "schema", "value": str(SCHEMA)}]
+        )
+        return db
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.conn.close()
+
+    # -- writing
+
+    def position(self) -> tuple[int, int] | None:
+        """Term and seq of the journal up to which everything is in it."""
+        row = self._db.execute("select value from meta where key = 'position'").fetchone()
+        if row is None:
+            return None
+        term, seq = json.loads(row[0])
+        return term, seq
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("begin")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+        self._db.execute("commit")
+
+    def apply(self, snapshots: Iterable[dict[str, Any]], position: tuple[int, int]) -> None:
+        """Take in snapshots (records.JobSnapshot); one that is older than what is there changes nothing."""
+        with self._transaction():
+            for snapshot in snapshots:
+                self._put(snapshot)
+            self._db.execute("insert or replace into meta values ('position', ?)", [json.dumps(position)])
+
+    def _put(self, snapshot: dict[str, Any]) -> None:
+        job = snapshot["job"]
+        found = self._db.execute("select seq from jobs where job = ?", [job]).fetchone()
+        if found is not None and found[0] > snapshot["seq"]:
+            return
+        row = job_columns(snapshot)
+        marks = ",".join("?" * len(_JOBS))
+        self._db.execute(f"insert or replace into jobs values ({marks})", [row[name] for name in _JOBS])
+        self._db.execute("delete from tasks where job = ?", [job])
+        tasks = (dict(zip(TaskRow._fields, task, strict=True)) for task in snapshot["tasks"])
+        marks = ",".join("?" * len(_TASKS))
+        self._db.conn.executemany(
+            f"insert into tasks values ({marks})",
+            ([job, task["k"] or 0, *[task[name] for name in list(_TASKS)[2:]]] for task in tasks),
+        )
+
+    def remove(self, jobs: Iterable[str]) -> None:
+        """These jobs are no longer kept."""
+        with self._transaction():
+            for job in jobs:
+                self._db.execute("delete from jobs where job = ?", [job])
+                self._db.execute("delete from tasks where job = ?", [job])
+
+    def rebuild(self, snapshots: Iterable[dict[str, Any]], position: tuple[int, int]) -> None:
+        """Make it anew from all snapshots."""
+        with self._transaction():
+            self._db.execute("delete from jobs")
+            self._db.execute("delete from tasks")
+        self.apply(snapshots, position)
+        self.fresh = False
+
+    # -- reading
+
+    def recent(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """The newest jobs, newest first, as records.JobRow."""
+        rows = self._db.query("select * from jobs order by admission desc limit ?", [limit])
+        return [_job_row(row) for row in rows]
+
+    def endings(self, ending: str) -> list[str]:
+        """All retained jobs whose id has these last three digits."""
+        rows = self._db.execute("select job from jobs where ending = ? order by job", [ending])
+        return [job for (job,) in rows]
+
+    def all_endings(self) -> list[str]:
+        """Every ending that some retained job has."""
+        return [ending for (ending,) in self._db.execute("select distinct ending from jobs")]
+
+    def counts(self) -> dict[str, int]:
+        """How many retained jobs are in which state."""
+        return dict(self._db.execute("select state, count(*) from jobs group by state").fetchall())
+
+    def dump(self) -> dict[str, list[Any]]:
+        """The whole content in an order of its own: two indexes of the same jobs dump the same."""
+        jobs = self._db.execute("select * from jobs order by job").fetchall()
+        tasks = self._db.execute("select * from tasks order by job, k").fetchall()
+        return {"jobs": jobs, "tasks": tasks}
+
+
+def job_columns(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A job's row in the index, from its snapshot."""
+    spec = snapshot["spec"]
+    tasks = [TaskRow(*task) for task in snapshot["tasks"]]
+    started = [task.started_at for task in tasks if task.started_at is not None]
+    return {
+        **{name: snapshot.get(name) for name in _JOBS if name in snapshot},
+        "ending": snapshot["job"][-3:],
+        "counts": json.dumps(snapshot["counts"]),
+        "nodes": json.dumps(sorted({task.node for task in tasks if task.node})),
+        "cores": spec.get("cores", 1),
+        "memory_bytes": spec.get("memory_bytes"),
+        "priority": spec.get("priority", 0),
+        "started_at": min(started, default=None),
+        "finished_at": snapshot.get("finished_at"),
+        "exit_code": snapshot.get("exit_code"),
+        "command": shortened(spec["command"]),
+        "reason": next((task.reason for task in tasks if task.reason and task.state != "completed"), ""),
+    }
+
+
+def shortened(command: list[str]) -> str:
+    """A command line for lists."""
+    text = shlex.join(command[:20])
+    return text if len(text) <= COMMAND_MOST else text[: COMMAND_MOST - 1] + "…"
+
+
+def _job_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: json.loads(value) if name in _JSON else value for name, value in row.items() if name not in _NOT_IN_ROWS
+    }
