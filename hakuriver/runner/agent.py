@@ -58,6 +58,7 @@ class Runner:
         self.place = place(node, settings)
         self.session: Session | None = None
         self._epoch = 0
+        self._unused = False  #: the epoch was taken, and has no session yet
 
     @property
     def epoch(self) -> int:
@@ -69,8 +70,20 @@ class Runner:
         self.session = None
         files.present(self.disk)
         hello = self.keeper.connect(self.machine.cores, self.machine.memory_bytes)
-        self._epoch = baton.take(self.disk, self.place.node, self.nonce, self._epoch)
+        self._take_epoch()
         self.session = Session(self, list(hello["tasks"]), self._epoch)
+        self._unused = False
+
+    def _take_epoch(self) -> None:
+        """Take the next epoch, unless one was taken in which nothing could be told yet."""
+        if self._unused:
+            try:
+                baton.check(self.disk, self.place.node, self.nonce, self._epoch)
+                return
+            except Gone:
+                self._unused = False
+        self._epoch = baton.take(self.disk, self.place.node, self.nonce, self._epoch)
+        self._unused = True
 
     def tick(self) -> bool:
         """Do one round; tell whether anything happened, so that another should follow soon.

@@ -103,8 +103,9 @@ class Tidying:
     def _forget(self) -> None:
         work = self._session.work
         over = work.forgettable()
-        if over:
-            self._session.forget([attempt.key for attempt in over])
+        known = [attempt.key for attempt in over if not attempt.local]
+        if known:
+            self._session.forget(known)
         for attempt in over:
             del work.attempts[attempt.key]
 

@@ -18,18 +18,8 @@ _ENDING = tuple(Ending.model_fields)
 class Document:
     """A dispatch that this node has claimed; its file stays in claimed/ until nothing depends on it."""
 
-    __slots__ = (
-        "acked",
-        "controlling",
-        "controls",
-        "handed",
-        "is_told",
-        "open",
-        "place",
-        "seq",
-        "starts",
-        "unanswered",
-    )
+    __slots__ = ("acked", "controlling", "controls", "handed", "is_told", "open", "place", "seq", "starts",
+                 "unanswered")  # fmt: skip
 
     def __init__(self, place: str, dispatch: Dispatch | None) -> None:
         self.place = place
@@ -60,8 +50,8 @@ class Document:
 class Attempt:
     """One attempt at a task."""
 
-    __slots__ = ("attempt", "document", "dropped", "end", "job", "k", "over", "phase", "safe", "slot", "started",
-                 "task")  # fmt: skip
+    __slots__ = ("attempt", "document", "dropped", "end", "job", "k", "local", "over", "phase", "safe", "slot",
+                 "started", "task")  # fmt: skip
 
     def __init__(self, task: str, job: str, k: int | None, attempt: int, document: Document | None) -> None:
         self.task, self.job, self.k, self.attempt = task, job, k, attempt
@@ -70,6 +60,7 @@ class Attempt:
         self.slot: int | None = None
         self.safe = document is None
         self.dropped = False  #: superseded: its end is told as fenced
+        self.local = False  #: it ended here: the keeper has never seen it
         self.over = False  #: its ending is acknowledged
         self.started: dict[str, Any] | None = None  #: the event, as long as it may not be told yet
         self.end: dict[str, Any] | None = None
@@ -243,7 +234,7 @@ class Work:
 
     def end_here(self, attempt: Attempt, state: str, cause: str, reason: str, at: float) -> None:
         """End an attempt that the keeper has never seen."""
-        attempt.phase = ENDED
+        attempt.phase, attempt.local = ENDED, True
         attempt.end = Ending.model_validate(
             {"state": state, "cause": cause, "reason": reason, "ended_at": at}
         ).model_dump()

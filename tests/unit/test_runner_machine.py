@@ -1,0 +1,136 @@
+"""What a machine offers, from the kernel's files; and to whom a node belongs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from runner_stage import Stage
+
+from hakuriver.runner import baton, machine
+from hakuriver.runner.baton import Gone, NodeTaken, Superseded
+from hakuriver.settings import Resources
+from hakuriver.spool.files import Entry, LocalDisk, names
+
+
+def test_resources_of_the_configuration_win() -> None:
+    found = machine.describe(Resources(cores=3, memory=5_000_000))
+    assert (found.cores, found.memory_bytes) == (3, 5_000_000)
+    assert len(found.boot_id) == 36
+
+
+def test_cores_and_memory_are_those_that_may_be_used() -> None:
+    found = machine.describe(Resources())
+    assert 1 <= found.cores <= len(os.sched_getaffinity(0))
+    assert 0 < found.memory_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_cgroups_are_followed_upwards() -> None:
+    assert list(machine.own_cgroups("cpu", "0::/a/b\n", "/R")) == ["/R/a/b", "/R/a", "/R"]
+    listing = "4:cpu,cpuacct:/x\n3:memory:/\n0::/\n"
+    assert list(machine.own_cgroups("cpu", listing, "/R")) == ["/R/cpu,cpuacct/x", "/R/cpu,cpuacct", "/R"]
+    assert list(machine.own_cgroups("memory", "3:memory:/../y\n", "/R")) == ["/R/memory/y", "/R/memory"]
+    assert list(machine.own_cgroups("memory", "", "/R")) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.cfs_quota_us": "400000\n", "cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_cpu_quota_of_a_cgroup(scratch: Path, files: dict[str, str], cores: float | None) -> None:
+    for name, text in files.items():
+        (scratch / name).write_text(text)
+    assert machine.cpu_quota(str(scratch)) == cores
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "limit"),
+    [("memory.max", "1000\n", 1000), ("memory.max", "max\n", None), ("memory.limit_in_bytes", "77\n", 77)],
+)
+def test_the_memory_limit_of_a_cgroup(scratch: Path, name: str, text: str, limit: int | None) -> None:
+    (scratch / name).write_text(text)
+    assert machine.memory_limit(str(scratch)) == limit
+
+
+def test_the_temperature_is_the_processors_if_it_has_one() -> None:
+    def sensor(*degrees: float) -> list[SimpleNamespace]:
+        return [SimpleNamespace(current=value) for value in degrees]
+
+    assert machine.temperature({"nvme": sensor(70), "coretemp": sensor(40, 50)}) == 50
+    assert machine.temperature({"nvme": sensor(70), "acpi": sensor(30)}) == 70
+    assert machine.temperature({}) is None
+
+
+def test_the_load_is_told(scratch: Path) -> None:
+    load = machine.sampler(str(scratch))()
+    assert load.memory_total_bytes > load.memory_used_bytes > 0
+    assert load.disk_free_bytes and load.disk_free_bytes > 0
+    assert machine.sampler(str(scratch / "nowhere"))().disk_free_bytes is None
+
+
+# -- whose node it is
+
+
+class Hiding(LocalDisk):
+    """Leaves one name out of every listing but each n-th."""
+
+    def __init__(self, root: str, hidden: str, every: int) -> None:
+        super().__init__(root)
+        self.hidden, self.every, self.count = hidden, every, 0
+
+    def list(self, path: str) -> list[Entry]:
+        found = super().list(path)
+        if any(entry.name == self.hidden for entry in found):
+            self.count += 1
+        return found if self.count % self.every == 0 else [e for e in found if e.name != self.hidden]
+
+
+def test_each_start_is_an_epoch(scratch: Path) -> None:
+    disk = LocalDisk(Stage(scratch).root)
+    assert [baton.take(disk, "n1", "aa") for _ in range(3)] == [1, 2, 3]
+    assert [name for name in names(disk, "nodes/n1") if name.startswith("runner")] == ["runner.3.aa"]
+    assert baton.take(disk, "n1", "aa", floor=9) == 10
+
+
+def test_an_epoch_is_above_all_that_was_written_in_the_nodes_name(scratch: Path) -> None:
+    disk = LocalDisk(Stage(scratch).root)
+    baton.take(disk, "n1", "aa")
+    disk.write("nodes/n1/heartbeat/000007-000000000001.json", b"")
+    assert baton.take(disk, "n1", "aa") == 8
+
+
+def test_a_baton_that_a_listing_misses_is_found_by_the_next(scratch: Path) -> None:
+    root = Stage(scratch).root
+    baton.take(LocalDisk(root), "n1", "aa")
+    hiding = Hiding(root, "runner.1.aa", 2)
+    with pytest.raises(NodeTaken):
+        baton.take(hiding, "n1", "bb")
+    hiding.count = 0
+    baton.check(hiding, "n1", "aa", 1)
+
+
+def test_who_comes_second_withdraws(scratch: Path) -> None:
+    root = Stage(scratch).root
+    baton.take(LocalDisk(root), "n1", "aa")
+    with pytest.raises(NodeTaken):  # its first listings do not show the other's at all
+        baton.take(Hiding(root, "runner.1.aa", 6), "n1", "bb")
+    assert [name for name in names(LocalDisk(root), "nodes/n1") if name.startswith("runner")] == ["runner.1.aa"]
+
+
+def test_a_baton_that_is_not_ours_any_more(scratch: Path) -> None:
+    disk = LocalDisk(Stage(scratch).root)
+    baton.take(disk, "n1", "aa")
+    disk.rename("nodes/n1/runner.1.aa", "nodes/n1/runner.2.aa")
+    with pytest.raises(Superseded):
+        baton.check(disk, "n1", "aa", 1)
+    disk.remove("nodes/n1/runner.2.aa")
+    with pytest.raises(Gone):
+        baton.check(disk, "n1", "aa", 1)
