@@ -9,7 +9,7 @@ from typing import Any
 
 from hakuriver import reading, units
 from hakuriver.cli.common import clean
-from hakuriver.cli.tables import is_terminal, states, table, terminal_size, when
+from hakuriver.cli.tables import is_terminal, rounded, states, table, terminal_size, when
 from hakuriver.spool.access import Share
 
 #: Seconds between two looks at the index.
@@ -81,7 +81,7 @@ def render(nodes: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> list[str]
         [
             row["node"], row["state"], f"{row['cores_held']}/{row['cores']}",
             f"{units.format_size(row['memory_held_bytes'])}/{units.format_size(row['memory_bytes'])}", row["tasks"],
-            row["load"].get("load_1m"),
+            rounded(row["load"].get("load_1m")),
         ]
         for row in nodes
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import click
 
 from hakuriver import reading, units
 from hakuriver.cli.common import clean, config_option, json_option, note, out, out_json, share, timeout_option
-from hakuriver.cli.tables import is_terminal, pairs, table, terminal_width, when
+from hakuriver.cli.tables import is_terminal, pairs, rounded, table, terminal_width, when
 from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
 from hakuriver.errors import Invalid, NotFound
 from hakuriver.ids import task_name
@@ -54,7 +54,7 @@ def _cells(row: dict[str, Any]) -> list[object]:
     return [
         row["node"], row["state"], f"{row['cores_held']}/{row['cores']}",
         f"{units.format_size(row['memory_held_bytes'])}/{units.format_size(row['memory_bytes'])}", row["tasks"],
-        load.get("load_1m"), f"{load.get('cpu_percent', 0):.0f}%",
+        rounded(load.get("load_1m")), f"{load.get('cpu_percent', 0):.0f}%",
         None if temperature is None else f"{temperature:.0f}C", ",".join(row["executors"]),
         units.format_duration(row.get("silent_s")), "; ".join(row.get("problems", ())),
     ]  # fmt: skip
@@ -87,7 +87,7 @@ def show(name: str, as_json: bool) -> None:
         ("memory", _of(row.get("memory_held_bytes", 0), what.get("memory_bytes"))),
         ("executors", " ".join(what.get("executors", ()))),
         ("CPU", f"{load.get('cpu_percent', 0):.0f}%"),
-        ("load", load.get("load_1m")),
+        ("load", rounded(load.get("load_1m"))),
         ("temperature", load.get("temperature_c")),
         ("disk free", units.format_size(load.get("disk_free_bytes"))),
         ("runner since", when(what.get("started_at"))),

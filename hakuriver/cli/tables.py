@@ -43,6 +43,11 @@ def pairs(rows: list[tuple[str, object]]) -> list[str]:
     return [f"{label.ljust(widest)}  {_cell(value)}" for label, value in rows]
 
 
+def rounded(number: float | None) -> float | None:
+    """To two places."""
+    return None if number is None else round(number, 2)
+
+
 def terminal_width() -> int:
     """Columns of the terminal."""
     return terminal_size().columns
