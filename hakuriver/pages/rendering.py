@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shlex
 from datetime import datetime, timezone
 from importlib import resources
 from typing import Any
@@ -74,6 +75,7 @@ def job_view(snapshot: dict[str, Any]) -> dict[str, Any]:
     return {
         "job": snapshot,
         "spec": {**snapshot["spec"], "env": sorted(snapshot["spec"].get("env", {}))},
+        "command": shlex.join(snapshot["spec"]["command"]),
         "tasks": tasks,
         "left_out": max(0, len(rows) - ROWS_MOST),
     }

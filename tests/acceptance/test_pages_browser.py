@@ -1,0 +1,103 @@
+"""The pages in a real browser, opened from disk: filters, local times, and the notice of a host that fell silent."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hakuriver.host.index import Index
+from hakuriver.pages.teller import Teller
+from hakuriver.spool import layout
+from hakuriver.spool.files import LocalDisk
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
+from test_index import snapshot
+from test_pages import nodes
+
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=3000", "--dump-dom",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    """Headless Chromium; installed where that is possible."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False, capture_output=True)
+        found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("needs Chromium: install it, or run as root where apt-get is")
+    return found
+
+
+@pytest.fixture
+def www(scratch: Path) -> Path:
+    """Pages of four jobs, told just now."""
+    root = scratch / "share"
+    for directory in layout.TREE:
+        os.makedirs(root / directory)
+    (root / layout.SENTINEL).write_text("{}")
+    index = Index(str(scratch / "index.db"), "cluster")
+    jobs = [
+        snapshot(1, owner="ada"),
+        snapshot(2, owner="bob", state="failed", exit_code=3),
+        snapshot(3, owner="ada", state="failed", exit_code=1, name="<b>bold</b>"),
+        snapshot(4, owner="bob", state="running", exit_code=None, finished_at=None),
+    ]
+    Teller(LocalDisk(str(root)), index).tell(jobs, nodes(time.time()), (1, 4))
+    index.close()
+    return root / "www"
+
+
+def dom(browser: str, page: str, profile: Path) -> str:
+    """The page's DOM after its scripts have run."""
+    command = [browser, *QUIET, f"--user-data-dir={profile}", page]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    return done.stdout
+
+
+def rows(text: str) -> list[str]:
+    """Ids of the jobs whose rows are shown."""
+    shown = [row for row in re.findall(r"<tr data-state.*?</tr>", text, re.DOTALL) if ' hidden=""' not in row[:200]]
+    return [re.findall(r"jobs/(\d+)\.html", row)[0][-1] for row in shown]
+
+
+@pytest.mark.parametrize(
+    ("fragment", "expected"),
+    [
+        ("", ["4", "3", "2", "1"]),
+        ("#state=failed", ["3", "2"]),
+        ("#state=failed&user=ada", ["3"]),
+        ("#text=bold", ["3"]),
+    ],
+)
+def test_filters_work_from_disk(browser: str, www: Path, scratch: Path, fragment: str, expected: list[str]) -> None:
+    text = dom(browser, f"file://{www}/tasks.html{fragment}", scratch / "profile")
+    assert rows(text) == expected
+    assert f"{len(expected)} of 4 shown" in text
+    assert "<b>bold</b>" not in text
+
+
+def test_times_are_local_and_a_fresh_page_has_no_notice(browser: str, www: Path, scratch: Path) -> None:
+    text = dom(browser, f"file://{www}/index.html", scratch / "profile")
+    assert re.search(r'<time data-t="9.0" title="1970-01-01 00:00:09 UTC">[^<]*1970', text)
+    assert re.search(r'<div class="stale" id="stale"[^>]* hidden=""', text)
+
+
+@pytest.mark.parametrize("page", ["index.html", f"jobs/{snapshot(1)['job']}.html"])
+def test_a_silent_host_is_told_on_every_page(browser: str, www: Path, scratch: Path, page: str) -> None:
+    (www / "alive.js").write_text(f"window.riverAlive = {time.time() - 3600:.0f};\n")
+    text = dom(browser, f"file://{www}/{page}", scratch / "profile")
+    notice = re.findall(r'<div class="stale" id="stale"([^>]*)>(.*?)</div>', text)[0]
+    assert "hidden" not in notice[0]
+    assert "told nothing since" in notice[1]
