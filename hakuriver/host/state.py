@@ -35,7 +35,7 @@ from hakuriver.host.jobs import ONLY, Job, Task
 from hakuriver.host.nodes import Node
 from hakuriver.host.queue import Queue
 from hakuriver.host.requests import OpenRequest
-from hakuriver.ids import position
+from hakuriver.ids import position, task_name
 from hakuriver.records import FINAL, HOLDING
 from hakuriver.spool import layout
 
@@ -220,10 +220,9 @@ class State:
 
     def _answer_event(self, event: dict[str, Any]) -> None:
         """A pause or resume is answered by this; a kill by the ending, unless the attempt is unknown there."""
-        job = self.jobs.get(event["job"])
-        k = ONLY if event.get("k") is None else event["k"]
-        if job is not None and event.get("op") != "kill":
-            self._answer(event["request"], job.name_of(k), event.get("ok", True), event.get("text", ""))
+        if event.get("op") != "kill":
+            task = task_name(event["job"], event.get("k"))
+            self._answer(event["request"], task, event.get("ok", True), event.get("text", ""))
 
     def _happened(self, node: Node, event: dict[str, Any]) -> None:
         job = self.jobs.get(event["job"])

@@ -1,0 +1,100 @@
+"""The scenario, with host and runner killed at every operation in turn; at random; on an evil share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hakuriver.host import snapshots
+from sim.actors import Actor
+from sim.disk import Point
+from sim.oracle import judge
+from sim.scenario import Scenario
+from sim.world import World
+
+#: Seconds of quiet in which everything that passes through must drain.
+SETTLE_S = 12.0
+#: Seconds of virtual time after which a run counts as stuck.
+LIMIT_S = 200.0
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that checkpoints are among the operations."""
+    monkeypatch.setattr(snapshots, "CHECKPOINT_ENTRIES", 4)
+    monkeypatch.setattr(snapshots, "BYTES_PER_JOB", 8)
+
+
+def play(world: World) -> Scenario:
+    """The scenario from beginning to end."""
+    scenario = Scenario(world)
+    world.start()
+    if not world.run(scenario.done, LIMIT_S):
+        world.watch.wrong.append("it does not come to an end")
+    world.calm()
+    world.run(None, SETTLE_S)
+    return scenario
+
+
+class Tally:
+    """Counts what was tried, and gathers what went wrong."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+        self.wrong: list[str] = []
+        self.story = ""
+
+    def add(self, what: str, world: World, broken: list[str]) -> None:
+        self.tried += 1
+        if broken and not self.wrong:
+            self.story = world.story()
+        self.wrong += [f"{what}: {text}" for text in broken]
+
+    def check(self, name: str) -> None:
+        print(f"\ncrash points tried, {name}: {self.tried}")
+        if self.wrong:
+            shown = "\n".join(self.wrong[:20])
+            pytest.fail(f"{len(self.wrong)} breaches in {self.tried} runs:\n{shown}\n\nthe first:\n{self.story}", False)
+
+
+def operations(scratch: Path, actor: str) -> int:
+    """How many operations an actor does in the scenario without faults, which holds all laws."""
+    world = World(scratch)
+    scenario = play(world)
+    assert judge(world) == []
+    assert list(scenario.as_without_faults()) == []
+    return next(a for a in world.actors if a.name == actor).disk.count
+
+
+def points(scratch: Path, actor: str, how: str) -> Iterator[Point]:
+    for at in range(1, operations(scratch, actor) + 1):
+        yield Point(at, how, (0.2, 1.5, 8.0, 29.0)[at % 4] if how == "late" else 0.0)
+
+
+def at_every_point(
+    scratch: Path, actor: str, how: str, on_crash: Callable[[World, Actor], None], *, track: bool = False,
+    lossy: bool = False,
+) -> None:  # fmt: skip
+    tally = Tally()
+    for point in points(scratch, actor, how):
+        world = World(scratch, point.at, track=track)
+        world.on_crash = lambda dead, world=world: on_crash(world, dead)  # type: ignore[misc]
+        next(a for a in world.actors if a.name == actor).crash_at(point)
+        scenario = play(world)
+        broken = judge(world, lossy=lossy)
+        if not broken and not lossy:
+            broken = list(scenario.as_without_faults())
+        tally.add(f"{actor} {point}", world, broken)
+    tally.check(f"{actor} {how}")
+
+
+def restart(world: World, actor: Actor) -> None:
+    world.after(1.0, actor.start)
+
+
+@pytest.mark.parametrize("how", ["before", "after", "late"])
+@pytest.mark.parametrize("actor", ["host", "n1"])
+def test_killed_at_every_operation_and_restarted(scratch: Path, actor: str, how: str) -> None:
+    at_every_point(scratch, actor, how, restart)
