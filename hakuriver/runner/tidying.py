@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Seconds between two rounds of removals: nobody waits for them.
 EVERY_S = 0.5
 #: Seconds between two listings for what was missed or left by others.
-SWEEP_EVERY_S = 60.0
+SWEEP_EVERY_S = 5.0
 
 
 class Tidying:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def test_the_runner_may_die_at_every_operation(scratch: Path, after: bool) -> No
         directory = scratch / str(at)
         directory.mkdir()
         play(directory, CrashDisk(".", at, after=after))
+        shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize("seed", range(40))
