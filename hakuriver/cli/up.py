@@ -203,7 +203,7 @@ def _tell_what_goes_on(river: Share, nodes: set[str]) -> None:
     named = ", ".join(tasks[:TASKS_NAMED]) + (
         f" and {len(tasks) - TASKS_NAMED} more" if len(tasks) > TASKS_NAMED else ""
     )
-    out(f"stopped; {len(tasks)} tasks go on under their keepers, and {again} takes them up again: {named}")
+    out(f"stopped; {again} takes up again what goes on under its keeper: {named}")
     sys.stdout.flush()
 
 
