@@ -6,7 +6,6 @@ node alive, so that exactly one tick can be timed.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 
@@ -15,7 +14,7 @@ from river import River, river
 from starting import wait_with_array, wait_with_jobs
 
 from hakuriver.config import load
-from hakuriver.host.daemon import boottime, identity
+from hakuriver.daemons import boottime
 from hakuriver.host.leader import Host
 from hakuriver.ids import new_job_id
 from hakuriver.records import River as Sentinel
@@ -47,8 +46,8 @@ def opened(it: River) -> Host:
     """The host's state machine on this river, until nothing happens any more."""
     settings = load(str(it.config))
     disk = LocalDisk(settings.paths.shared_dir)
-    cluster = Sentinel.model_validate_json(disk.read(layout.SENTINEL)).cluster_id
-    host_id, _lock = identity(os.path.join(settings.paths.state_dir, cluster))
+    Sentinel.model_validate_json(disk.read(layout.SENTINEL)).cluster_id
+    host_id = "bbbbbbbbbbbb"
     host = Host(
         disk, settings, host_id, boottime=boottime, now=time.time, new_id=new_job_id, own_uid=os.getuid(),
         lock=inbox_lock,

@@ -1,0 +1,42 @@
+"""Keeps daemons small: what a burst of work took from the C library goes back to the system afterwards.
+
+Source: mallopt(3), malloc_trim(3). Where the C library has neither (musl), nothing is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+#: Bytes from which an allocation is a mapping of its own, which goes back when it is freed.
+_MAPPED = 128 * 1024
+#: Seconds of quiet after a burst before memory is given back.
+QUIET_S = 5.0
+
+_libc = ctypes.CDLL(None)
+
+
+def settle() -> None:
+    """Set up at the start of a daemon: one arena for all threads, large blocks as mappings."""
+    if hasattr(_libc, "mallopt"):
+        _libc.mallopt(_M_ARENA_MAX, 1)
+        _libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED)
+
+
+class GiveBack:
+    """Gives memory back once after each burst of work."""
+
+    def __init__(self) -> None:
+        self._worked_at: float | None = None
+
+    def look(self, worked: bool, now: float) -> None:
+        """Call after each turn of a loop; `now`: seconds of any clock that does not go back."""
+        if worked:
+            self._worked_at = now
+        elif self._worked_at is not None and now - self._worked_at > QUIET_S:
+            self._worked_at = None
+            gc.collect()
+            if hasattr(_libc, "malloc_trim"):
+                _libc.malloc_trim(0)
