@@ -6,6 +6,7 @@ node alive, so that exactly one tick can be timed.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 
@@ -14,7 +15,7 @@ from river import River, river
 from starting import wait_with_array, wait_with_jobs
 
 from hakuriver.config import load
-from hakuriver.daemons import boottime
+from hakuriver.daemons import boottime, identity
 from hakuriver.host.leader import Host
 from hakuriver.ids import new_job_id
 from hakuriver.records import River as Sentinel
@@ -46,8 +47,9 @@ def opened(it: River) -> Host:
     """The host's state machine on this river, until nothing happens any more."""
     settings = load(str(it.config))
     disk = LocalDisk(settings.paths.shared_dir)
-    Sentinel.model_validate_json(disk.read(layout.SENTINEL)).cluster_id
-    host_id = "bbbbbbbbbbbb"
+    cluster = Sentinel.model_validate_json(disk.read(layout.SENTINEL)).cluster_id
+    # The stopped host's own id: another's would have to wait for the lease.
+    host_id, _lock = identity(os.path.join(settings.paths.state_dir, cluster, "host"), "id", 12, "it has not stopped")
     host = Host(
         disk, settings, host_id, boottime=boottime, now=time.time, new_id=new_job_id, own_uid=os.getuid(),
         lock=inbox_lock,
