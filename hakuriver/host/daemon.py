@@ -18,7 +18,7 @@ from hakuriver.host.telling import Telling
 from hakuriver.ids import new_job_id
 from hakuriver.records import River
 from hakuriver.settings import Settings
-from hakuriver.spool import layout
+from hakuriver.spool import files, layout
 from hakuriver.spool.files import LocalDisk, ShareError
 from hakuriver.spool.locks import inbox_lock
 from hakuriver.spool.watching import Watch
@@ -27,6 +27,8 @@ log = logging.getLogger("hakuriver.host")
 
 #: Seconds between ticks while something taken is not whole yet, and while another host leads.
 SETTLING_S, STANDBY_S = 0.05, 0.5
+#: Seconds after which an unfinished file of the host's own is a dead one's; and one that a client began.
+UNFINISHED_S, DOOR_UNFINISHED_S = 3600.0, 86400.0
 #: The interpreter gives the ticking thread its turn after so many seconds of the telling one's.
 SWITCH_S = 0.0005
 
@@ -94,12 +96,19 @@ class Ticking:
         self._saying.say(f"leading, term {host.journal.baton.term}")
         if not leading:
             telling.rebuild_if_needed(host.journal.baton)
+            self._remove_unfinished()
         self._pass_on(host, telling)
         self._watch_directories(host)
         self._memory.look(happened, boottime())
         if happened:
             return 0.0
         return SETTLING_S if host.door.busy else self._settings.timing.poll_interval
+
+    def _remove_unfinished(self) -> None:
+        """What writers left that died before their rename: the host's own, and day-old ones at the door."""
+        for directory in (layout.HOST, layout.RECEIPTS, "jobs", layout.INDEX, layout.WWW):
+            files.remove_unfinished(self._disk, directory, UNFINISHED_S)
+        files.remove_unfinished(self._disk, layout.INCOMING, DOOR_UNFINISHED_S)
 
     def _pass_on(self, host: Host, telling: Telling) -> None:
         """Hand the teller what does not come with a tick."""

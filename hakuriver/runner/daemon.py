@@ -17,14 +17,16 @@ from hakuriver.keeper.client import KeeperClient
 from hakuriver.runner.agent import KeeperLost, KeeperUnavailable, NodeTaken, Runner, Superseded
 from hakuriver.runner.machine import describe, sampler
 from hakuriver.settings import Settings
-from hakuriver.spool import layout
+from hakuriver.spool import files, layout
 from hakuriver.spool.files import LocalDisk, ShareError
 from hakuriver.spool.watching import Watch
 
 log = logging.getLogger("hakuriver.runner")
 
 #: Seconds between two batches of events when they come thick: each costs syncs, and the host reads them all.
-BATCH_EVERY_S = 0.015
+BATCH_EVERY_S = 0.03
+#: Seconds after which an unfinished file in the node's directory is a dead writer's.
+UNFINISHED_S = 3600.0
 #: Batches closer than this are thick.
 THICK_S = 0.1
 
@@ -95,6 +97,7 @@ class Ticking:
             self._watch = Watch()
             self._watch.add(f"{self._disk.root}/{layout.NodePaths(runner.place.node).dir('inbox')}")
             busy = True  # what came before the watch is found by listing
+            files.remove_unfinished(self._disk, layout.NodePaths(runner.place.node).root, UNFINISHED_S)
         self._saying.say(f"node {runner.place.node} is up, epoch {runner.epoch}")
         self._space(runner)
         self._memory.look(busy, boottime())

@@ -399,3 +399,35 @@ def tail(disk: Disk, path: str, most: int) -> tuple[bytes, int]:
             return file.read(most), size
     except OSError:
         return b"", 0
+
+
+def remove_unfinished(disk: Disk, directory: str, age_s: float) -> int:
+    """Remove files that a writer began and never finished, in a directory and below; tell how many.
+
+    They are old by the file server's own clock: a file made now in the same place is what they are compared with.
+    """
+    top = f"{disk.root}/{directory}"
+    probe = _temporary(f"{directory}/age")
+    try:
+        disk.write(probe, b"", durable=False)
+        now = os.stat(f"{disk.root}/{probe}").st_mtime
+    except (OSError, ShareError):
+        return 0
+    finally:
+        disk.remove(probe)
+    gone = 0
+    for where, _, found in os.walk(top):
+        for name in found:
+            if name.startswith(".") and name.endswith(TEMP_SUFFIX):
+                gone += _remove_older(f"{where}/{name}", now - age_s)
+    return gone
+
+
+def _remove_older(full: str, before: float) -> bool:
+    try:
+        if os.lstat(full).st_mtime > before:
+            return False
+        os.unlink(full)
+    except OSError:
+        return False  # finished or removed meanwhile
+    return True

@@ -283,3 +283,15 @@ def test_present_needs_the_sentinel(disk: LocalDisk, scratch: Path) -> None:
     (scratch / layout.SENTINEL).unlink()
     with pytest.raises(ShareAway, match="init share"):
         files.present(disk)
+
+
+def test_unfinished_files_are_removed_when_they_are_old(scratch: Path) -> None:
+    disk = LocalDisk(str(scratch))
+    disk.mkdir("incoming/below")
+    for name, age in ((".old.1.tmp", 5000), ("below/.old.2.tmp", 5000), (".new.tmp", 10), ("job.json", 5000)):
+        path = scratch / "incoming" / name
+        path.write_text("x")
+        os.utime(path, (path.stat().st_atime - age, path.stat().st_mtime - age))
+    assert files.remove_unfinished(disk, "incoming", 3600) == 2
+    left = sorted(str(p.relative_to(scratch)) for p in scratch.rglob("*") if p.is_file())
+    assert left == ["incoming/.new.tmp", "incoming/job.json"]
