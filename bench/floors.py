@@ -55,3 +55,19 @@ def durable_files(directory: Path, count: int, document: bytes) -> float:
         os.close(fd)
         os.rename(hidden, f"{directory}/{number}.json")
     return count / (time.perf_counter() - begun)
+
+
+def durable_file(directory: Path, document: bytes) -> float:
+    """Seconds of one file by create, write, fsync, rename, fsync of its directory."""
+    directory /= "floor"
+    directory.mkdir(exist_ok=True)
+    begun = time.perf_counter()
+    fd = os.open(directory / ".tmp", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.write(fd, document)
+    os.fsync(fd)
+    os.close(fd)
+    os.rename(directory / ".tmp", directory / "one")
+    fd = os.open(directory, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    return time.perf_counter() - begun
