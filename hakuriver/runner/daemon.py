@@ -24,7 +24,7 @@ from hakuriver.spool.watching import Watch
 log = logging.getLogger("hakuriver.runner")
 
 #: Seconds between two batches of events when they come thick: each costs syncs, and the host reads them all.
-BATCH_EVERY_S = 0.03
+BATCH_EVERY_S = 0.015
 #: Seconds after which an unfinished file in the node's directory is a dead writer's.
 UNFINISHED_S = 3600.0
 #: Batches closer than this are thick.
@@ -119,11 +119,12 @@ class Ticking:
         poller = select.poll()
         poller.register(self._stop.wake, select.POLLIN)
         if listening:
-            for source in (self._watch, keeper):
-                try:
-                    poller.register(source.fileno(), select.POLLIN)
-                except (KeeperLost, OSError, ValueError):
-                    return  # the next tick finds out
+            if self._watch.fileno() >= 0:
+                poller.register(self._watch.fileno(), select.POLLIN)
+            try:
+                poller.register(keeper.fileno(), select.POLLIN)
+            except KeeperLost:
+                return  # the next tick begins anew
         poller.poll(max(0.0, seconds) * 1000)
         self._watch.clear()
 
