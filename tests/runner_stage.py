@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from hakuriver.host.hearing import EventReader
 from hakuriver.ids import position, task_name
 from hakuriver.keeper.client import KeeperLost
+from hakuriver.keeper.proc import start_ticks
 from hakuriver.records import FORMAT, EventBatch, Heartbeat
 from hakuriver.runner.agent import Runner
 from hakuriver.runner.machine import Machine
@@ -22,6 +24,8 @@ from hakuriver.spool.layout import NodePaths
 
 JOB = "17000000000001234567"
 Key = tuple[str, int]
+#: Stands for the process of every task that runs: this one.
+LIVING = {"pid": os.getpid(), "ticks": start_ticks(os.getpid())}
 
 
 class Clock:
@@ -74,6 +78,7 @@ class Keeper:
                 self.on_start(key)
                 self.specs[key] = (spec, task)
                 self.tasks[key] = {"task": key[0], "attempt": key[1], "phase": "queued", "started_at": None,
+                                   "pid": None, "ticks": None,
                                    "slot": None, "end": None, "meta": None}  # fmt: skip
 
     def _control(self, op: str, task: str, attempt: int, request: str | None) -> None:
@@ -127,9 +132,9 @@ class Keeper:
             if self.lease_until is not None and self.clock() < self.lease_until:
                 self.began.append((task["task"], task["attempt"]))
                 slot, self._slots = self._slots, self._slots + 1
-                task.update(phase="running", started_at=1.0, slot=slot)
-                self._events.append({"kind": "started", "task": task["task"], "attempt": task["attempt"], "pid": 2,
-                                     "ticks": 3, "at": 1.0, "slot": slot})  # fmt: skip
+                task.update(phase="running", started_at=1.0, slot=slot, **LIVING)
+                self._events.append({"kind": "started", "task": task["task"], "attempt": task["attempt"], "at": 1.0,
+                                     "slot": slot, **LIVING})  # fmt: skip
                 self.scripts.get(task["task"], ends)(self, task)
 
     def end(self, name: str, attempt: int, **more: Any) -> None:
