@@ -9,6 +9,9 @@ do no harm. Where a byte goes is a function of `<file>.gaps` alone. The keeper w
 anything and frees nothing less than a quarter of the limit behind the first data; a piece carried at once is
 smaller. So a gap never reaches back over what was carried; should one all the same, the carrying starts over.
 
+A slot that its task has left empty serves another task at once. So what was read for a running task is its own only
+if its process is still there after the reading: the keeper gives a slot away when it has reaped the process.
+
 BUGS: a task that truncates its own output has it overwritten on the share from the start. Where the local file
 system cannot punch holes, nothing is freed, and a restart carries all of it once more.
 """
@@ -22,6 +25,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from hakuriver.keeper.proc import start_ticks
 from hakuriver.spool import layout
 from hakuriver.spool.files import Disk, ShareError, directory_of
 
@@ -74,12 +78,18 @@ def block_of(offset: int) -> int:
     return offset // BLOCK * BLOCK
 
 
+class NotOurs(Exception):
+    """The task has ended, and its file may be another's by now; the keeper's news will tell."""
+
+
 class Stream:
     """One output of one attempt, on its way."""
 
-    def __init__(self, local: str, target: str, limit: int) -> None:
+    def __init__(self, local: str, target: str, limit: int, process: tuple[int, int | None] | None = None) -> None:
+        """`process`: pid and start ticks of the task that writes."""
         self.local = local
         self.target = target
+        self._process = process
         self.position = -1  #: local bytes before this were carried; -1: not known
         self._piece = max(BLOCK, min(PIECE, limit // 4 - BLOCK))
         self._durable = 0  #: local bytes before this are durable on the share
@@ -93,7 +103,7 @@ class Stream:
             return False
 
     def carry(self, disk: Disk, most: int) -> int:
-        """Carry up to about `most` bytes of what there is now; return how many."""
+        """Carry up to about `most` bytes of what there is now; return how many. Raises NotOurs."""
         return self._carry(disk, most, final=False)[0]
 
     def finish(self, disk: Disk, most: int, *, durable: bool) -> tuple[int, bool]:
@@ -101,6 +111,7 @@ class Stream:
 
         With `durable` it is durable then; otherwise once the caller has synced the whole file system.
         """
+        self._process = None  # it has ended, and the file stays
         if durable and 0 <= self._durable < self.position:
             self.position = self._durable
         return self._carry(disk, most, final=durable)
@@ -153,6 +164,7 @@ class Stream:
         self._durable = self.position
 
     def _pass(self, disk: Disk, gap: Gap, gaps: list[Gap]) -> None:
+        self._check()
         _write(disk, self.target, on_share(gap[0], gaps), marker(gap), durable=True)
         self._passed.append(gap)
         self.position = self._durable = max(self.position, gap[1])
@@ -161,11 +173,20 @@ class Stream:
         """Durable whenever whole blocks can be freed then."""
         end = self.position + len(data)
         durable = final or block_of(end) > block_of(self._durable)
+        self._check()
         _write(disk, self.target, on_share(self.position, gaps), data, durable=durable)
         if durable:
             punch(fd, block_of(self._durable), block_of(end))
             self._durable = end
         self.position = end
+
+    def _check(self) -> None:
+        """Make sure that what was read so far is our task's."""
+        if self._process is None:
+            return
+        pid, ticks = self._process
+        if ticks is None or start_ticks(pid) != ticks:
+            raise NotOurs
 
 
 def _write(disk: Disk, target: str, offset: int, data: bytes, *, durable: bool) -> None:
@@ -204,6 +225,7 @@ class Carrier:
     def leave(self, attempt: Attempt) -> None:
         """It has ended and written nothing."""
         self._live.pop(attempt.key, None)
+        self._streams.pop(attempt.key, None)
 
     def finish(self, attempt: Attempt) -> None:
         """It has ended: carry what there is, then say so."""
@@ -234,18 +256,23 @@ class Carrier:
             local = f"{self._out_dir}/{attempt.slot}"
             name = (attempt.job, attempt.k, attempt.attempt)
             found = self._streams[attempt.key] = [
-                Stream(local + ".out", layout.stdout_path(*name), self._limit),
-                Stream(local + ".err", layout.stderr_path(*name), self._limit),
+                Stream(local + ".out", layout.stdout_path(*name), self._limit, attempt.process),
+                Stream(local + ".err", layout.stderr_path(*name), self._limit, attempt.process),
             ]
         return found
 
     def _carry_live(self) -> None:
-        for stream in [s for attempt in self._live.values() for s in self._streams_of(attempt) if s.pending()]:
-            self._try(stream, PIECE)
-            if self.trouble is not None:
-                break
-            if stream.pending():
-                self._look_at = 0.0  # more than a piece has come: go on at once
+        for attempt in list(self._live.values()):
+            for stream in [s for s in self._streams_of(attempt) if s.pending()]:
+                try:
+                    self._try(stream, PIECE)
+                except NotOurs:
+                    del self._live[attempt.key]  # the rest is carried when its end is told
+                    break
+                if self.trouble is not None:
+                    return
+                if stream.pending():
+                    self._look_at = 0.0  # more than a piece has come: go on at once
 
     def _try(self, stream: Stream, most: int) -> None:
         try:

@@ -50,14 +50,15 @@ class Document:
 class Attempt:
     """One attempt at a task."""
 
-    __slots__ = ("attempt", "document", "dropped", "end", "job", "k", "local", "over", "phase", "safe", "slot",
-                 "started", "task")  # fmt: skip
+    __slots__ = ("attempt", "document", "dropped", "end", "job", "k", "local", "over", "phase", "process", "safe",
+                 "slot", "started", "task")  # fmt: skip
 
     def __init__(self, task: str, job: str, k: int | None, attempt: int, document: Document | None) -> None:
         self.task, self.job, self.k, self.attempt = task, job, k, attempt
         self.document = document
         self.phase = CLAIMED
         self.slot: int | None = None
+        self.process: tuple[int, int | None] | None = None  #: pid and start ticks
         self.safe = document is None
         self.dropped = False  #: superseded: its end is told as fenced
         self.local = False  #: it ended here: the keeper has never seen it
@@ -134,7 +135,8 @@ class Work:
         for state in tasks:
             event = {"task": state["task"], "attempt": state["attempt"]}
             if state["phase"] in (RUNNING, PAUSED):
-                self._started({**event, "at": state["started_at"], "slot": state["slot"]})
+                told = {"at": state["started_at"], **{key: state.get(key) for key in ("slot", "pid", "ticks")}}
+                self._started({**event, **told})
             if state["phase"] == PAUSED:
                 self._changed({**event, "kind": "paused", "at": None})
             if state["end"] is not None:
@@ -186,6 +188,7 @@ class Work:
         if attempt is None or attempt.phase == ENDED:
             return
         attempt.phase, attempt.slot = RUNNING, event["slot"]
+        attempt.process = (event["pid"], event["ticks"]) if event.get("pid") else None
         attempt.secure()
         attempt.started = attempt.event("started", at=event["at"])
         self._outbox.add(attempt.started)

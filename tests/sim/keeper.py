@@ -281,7 +281,7 @@ class SimKeeper:
         if output:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             (self.out_dir / f"{task.slot}.out").write_bytes(output)
-        self._events.append({"kind": "started", "task": task.key[0], "attempt": task.key[1], "pid": 2, "ticks": 3,
+        self._events.append({"kind": "started", "task": task.key[0], "attempt": task.key[1], "pid": None, "ticks": None,
                              "at": task.started_at, "slot": task.slot})  # fmt: skip
 
     def _files(self, task: Task) -> list[Path]:

@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
 from runner_stage import JOB, CrashDisk, Killed
 
+from hakuriver.keeper.proc import start_ticks
 from hakuriver.runner.output import BLOCK, Carrier, Gap, Stream, marker, on_share, read_gaps
 from hakuriver.runner.work import Attempt
 from hakuriver.spool import layout
@@ -294,6 +296,24 @@ def test_running_tasks_are_looked_at_every_second(scratch: Path) -> None:
     assert target.read_bytes() == b"now"
     carrier.leave(attempt)
     assert carrier.due() is None
+
+
+def test_a_slot_that_serves_another_task_by_now_is_left_alone(scratch: Path) -> None:
+    (scratch / "share").mkdir()
+    carrier = Carrier(LocalDisk(str(scratch / "share")), str(scratch), LIMIT)
+    process = subprocess.Popen(["sleep", "1000"])
+    attempt = ended(0, 0)
+    attempt.process = (process.pid, start_ticks(process.pid))
+    target = scratch / "share" / layout.stdout_path(JOB, 0, 1)
+    carrier.follow(attempt)
+    (scratch / "0.out").write_bytes(b"own")
+    carrier.turn(1.0)
+    process.kill()
+    process.wait()
+    (scratch / "0.out").write_bytes(b"not of this task")
+    carrier.turn(5.0)
+    assert target.read_bytes() == b"own"
+    assert carrier.due() is None, "its end will tell the rest"
 
 
 def test_a_sync_that_fails_has_the_output_written_again(scratch: Path) -> None:
