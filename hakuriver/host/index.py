@@ -1,7 +1,8 @@
 """The index: SQLite on the host's own disk, derived from snapshots and rebuilt from them at any time.
 
 No receipt, dispatch or removal rests on it. It answers what would cost a walk over all jobs: the newest ones,
-and which ids end with what somebody typed.
+and which ids end with what somebody typed. It bears two positions of the journal: up to which it knows
+everything, and up to which the index files and pages on the share were told.
 """
 
 from __future__ import annotations
@@ -96,11 +97,22 @@ class Index:
 
     def position(self) -> tuple[int, int] | None:
         """Term and seq of the journal up to which everything is in it."""
-        row = self._db.execute("select value from meta where key = 'position'").fetchone()
+        return self._place("position")
+
+    def told(self) -> tuple[int, int] | None:
+        """Term and seq up to which everything in it stands in the index files and pages too."""
+        return self._place("told")
+
+    def _place(self, key: str) -> tuple[int, int] | None:
+        row = self._db.execute("select value from meta where key = ?", [key]).fetchone()
         if row is None:
             return None
         term, seq = json.loads(row[0])
         return term, seq
+
+    def note_told(self, position: tuple[int, int]) -> None:
+        """Everything up to here stands in the index files and pages."""
+        self._db.execute("insert or replace into meta values ('told', ?)", [json.dumps(position)])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -115,9 +127,12 @@ class Index:
     def apply(self, snapshots: Iterable[dict[str, Any]], position: tuple[int, int]) -> None:
         """Take in snapshots (records.JobSnapshot); one that is older than what is there changes nothing."""
         with self._transaction():
-            for snapshot in snapshots:
-                self._put(snapshot)
-            self._db.execute("insert or replace into meta values ('position', ?)", [json.dumps(position)])
+            self._put_all(snapshots, position)
+
+    def _put_all(self, snapshots: Iterable[dict[str, Any]], position: tuple[int, int]) -> None:
+        for snapshot in snapshots:
+            self._put(snapshot)
+        self._db.execute("insert or replace into meta values ('position', ?)", [json.dumps(position)])
 
     def _put(self, snapshot: dict[str, Any]) -> None:
         job = snapshot["job"]
@@ -143,11 +158,18 @@ class Index:
                 self._db.execute("delete from tasks where job = ?", [job])
 
     def rebuild(self, snapshots: Iterable[dict[str, Any]], position: tuple[int, int]) -> None:
-        """Make it anew from all snapshots."""
-        with self._transaction():
-            self._db.execute("delete from jobs")
-            self._db.execute("delete from tasks")
-        self.apply(snapshots, position)
+        """Make it anew from all snapshots. If reading them fails it stays as it was; a broken file is replaced."""
+        try:
+            with self._transaction():
+                for table in ("jobs", "tasks"):
+                    self._db.execute(f"delete from {table}")
+                self._db.execute("delete from meta where key = 'told'")
+                self._put_all(snapshots, position)
+        except sqlite3.DatabaseError:
+            self._db.conn.close()
+            self._delete()
+            self._db = self._create()
+            raise
         self.fresh = False
 
     # -- reading
@@ -156,6 +178,16 @@ class Index:
         """The newest jobs, newest first, as records.JobRow."""
         rows = self._db.query("select * from jobs order by admission desc limit ?", [limit])
         return [_job_row(row) for row in rows]
+
+    def heads(self, limit: int = 1000) -> list[tuple[str, int]]:
+        """Id and seq of the newest jobs, newest first: what a reader that keeps rows needs to see what changed."""
+        rows = self._db.execute("select job, seq from jobs order by admission desc limit ?", [limit])
+        return [(job, seq) for job, seq in rows]
+
+    def row(self, job: str) -> dict[str, Any] | None:
+        """One job, as records.JobRow."""
+        found = next(self._db.query("select * from jobs where job = ?", [job]), None)
+        return None if found is None else _job_row(found)
 
     def endings(self, ending: str) -> list[str]:
         """All retained jobs whose id has these last three digits."""

@@ -120,6 +120,7 @@ class Telling:
 
     def _rebuild(self, teller: Teller, position: Position | None) -> None:
         log.info("making the index anew from the files")
+        self._stale = True  # also if the share goes away in the middle of it
         teller.rebuild(all_snapshots(self._disk), position or teller.index.position() or (0, 0))
         self._stale = False
 

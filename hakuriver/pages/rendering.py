@@ -1,46 +1,74 @@
-"""From records to HTML. Everything that a user controls is escaped; values of the environment are never shown."""
+"""From values to HTML. Everything that a user controls is escaped, and control characters are taken out.
+
+A page is rendered with marks where its own stamps go, so that what counts as a change is everything else.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
-import shlex
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
 from hakuriver import __version__, units
-from hakuriver.ids import task_name
-from hakuriver.records import STATES, TaskRow
+from hakuriver.records import STATES
 
-#: Rows of a job's page at most.
-ROWS_MOST = 1000
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def _asset(name: str) -> str:
-    return resources.files("hakuriver.pages").joinpath("templates").joinpath(name).read_text()
+#: What a terminal would act on (CSI, OSC and two-character sequences of ECMA-48), and bare control characters.
+_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: Marks that no content can hold: `clean` takes them out of everything else.
+STAMP, VERSION = Markup("\x00"), Markup("\x01")
 
 
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+class Page(NamedTuple):
+    """A rendered page."""
+
+    body: str  #: with marks
+    digest: bytes  #: of the body: equal if nothing but the stamp would change
+
+    @property
+    def version(self) -> str:
+        """A short name for this content."""
+        return self.digest.hex()[:12]
+
+    def stamped(self, at: float) -> bytes:
+        """The page as of `at`, seconds since 1970."""
+        body = self.body.replace(VERSION, self.version).replace(STAMP, when(at))
+        return body.encode("utf-8", "replace")
+
+
+def clean(value: object) -> object:
+    """A value of a template without control characters; half surrogate pairs are replaced when it is written."""
+    return _CONTROL.sub("", value) if type(value) is str else value
 
 
 def printable(data: bytes) -> str:
-    """A log's bytes as text: what is no UTF-8 is replaced, terminal codes are taken out."""
-    return _CONTROL.sub("", data.decode("utf-8", "replace"))
+    """A log's bytes as text: as a terminal would leave it, of lines that were overwritten the last version."""
+    text = _CODES.sub("", data.decode("utf-8", "replace"))
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return _CONTROL.sub("", "\n".join(lines))
 
 
 def when(seconds: float | None) -> Markup:
     """A time: UTC for all, which the script turns into the reader's own."""
     if seconds is None:
         return Markup("–")
-    text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return Markup("–")  # a clock that was far out
     return Markup('<time data-t="{}">{} UTC</time>').format(round(seconds, 3), text)
+
+
+def number(value: float) -> str:
+    """A whole number for people."""
+    return f"{value:,.0f}"
 
 
 class Renderer:
@@ -49,39 +77,47 @@ class Renderer:
     def __init__(self) -> None:
         self._jinja = jinja2.Environment(
             loader=jinja2.PackageLoader("hakuriver.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
+            undefined=jinja2.StrictUndefined, finalize=clean, auto_reload=False,
         )  # fmt: skip
         style, script = _asset("style.css"), _asset("script.js")
         self._jinja.filters.update(
-            when=when, size=units.format_size, duration=units.format_duration, printable=printable
+            when=when, size=units.format_size, duration=units.format_duration, printable=printable, number=number
         )
         self._jinja.globals.update(
-            style=Markup(style), script=Markup(script), states=STATES, version=__version__,
-            policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}' 'self' file:",
+            style=Markup(style), script=Markup(script), policy=_policy(style, script), stamp=STAMP, version=VERSION,
+            states=STATES, program=__version__,
         )  # fmt: skip
+        self._row: Any = None
 
-    def page(self, name: str, **values: Any) -> str:
-        """One page."""
-        return self._jinja.get_template(name).render(**values)
+    def page(self, template: str, name: str, **values: Any) -> Page:
+        """One page; `name`: its path below www/."""
+        root = "../" * name.count("/")
+        body = self._jinja.get_template(template).render(root=root, page=name, **values)
+        return Page(body, hashlib.blake2b(body.encode("utf-8", "replace"), digest_size=16).digest())
 
-
-def job_view(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """What a job's page shows of its snapshot."""
-    single = snapshot["count"] == 1
-    rows = sorted((TaskRow(*row) for row in snapshot["tasks"]), key=lambda row: row.k or 0)
-    tasks = [
-        {**row._asdict(), "task": task_name(snapshot["job"], None if single else row.k)} for row in rows[:ROWS_MOST]
-    ]
-    return {
-        "job": snapshot,
-        "spec": {**snapshot["spec"], "env": sorted(snapshot["spec"].get("env", {}))},
-        "command": shlex.join(snapshot["spec"]["command"]),
-        "tasks": tasks,
-        "left_out": max(0, len(rows) - ROWS_MOST),
-    }
+    def job_row(self, row: dict[str, Any]) -> Markup:
+        """A job's line in lists (records.JobRow)."""
+        if self._row is None:
+            self._row = self._jinja.get_template("macros.html").module.job_row  # type: ignore[attr-defined]
+        return Markup(self._row(row))
 
 
-def shown_tasks(snapshot: dict[str, Any], most: int = 4) -> list[TaskRow]:
-    """Tasks whose log tails stand on the job's page: those that did not complete first."""
-    rows = [row for row in (TaskRow(*row) for row in snapshot["tasks"]) if row.attempt]
-    return sorted(rows, key=lambda row: (row.state == "completed", row.k or 0))[:most]
+def joined(rows: Iterable[Markup]) -> Markup:
+    """Lines of a list, rendered before."""
+    return Markup("").join(rows)
+
+
+def _asset(name: str) -> str:
+    return resources.files("hakuriver.pages").joinpath("templates").joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+def _policy(style: str, script: str) -> str:
+    """Content Security Policy: our own style and script, and alive.js beside the page (`file:` when from disk)."""
+    return (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)} 'self' file:; "
+        "base-uri 'none'; form-action 'none'"
+    )

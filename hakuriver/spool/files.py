@@ -391,12 +391,18 @@ def present(disk: Disk) -> None:
 
 
 def tail(disk: Disk, path: str, most: int) -> tuple[bytes, int]:
-    """The last `most` bytes of a file and its size; nothing if it cannot be read. For pages alone."""
+    """The last `most` bytes of a regular file and its size; nothing if it cannot be read. For pages alone.
+
+    A link is not followed, and a fifo holds nobody up: what pages publish is an output, or nothing.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        with open(f"{disk.root}/{path}", "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - most))
-            return file.read(most), size
+        with open(os.open(f"{disk.root}/{path}", flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return b"", 0
+            file.seek(max(0, status.st_size - most))
+            return file.read(most), status.st_size
     except OSError:
         return b"", 0
 

@@ -194,4 +194,21 @@ def ending_file(job_or_ending: str) -> str:
     return f"{ENDINGS}/{job_or_ending[-3:]}.json"
 
 
+#: Index files that are read by name.
+NODES_INDEX = f"{INDEX}/nodes.json"
+RECENT_INDEX = f"{INDEX}/recent.json"
+#: The pages of single jobs.
+JOB_PAGES = f"{WWW}/jobs"
+
+
+def page(name: str) -> str:
+    """A status page or what belongs to all of them, as index.html."""
+    return f"{WWW}/{name}"
+
+
+def job_page(job: str) -> str:
+    """The page of one recent job."""
+    return f"{JOB_PAGES}/{job}.html"
+
+
 assert JOB_ID_DIGITS == 20  # bucket() cuts at fixed places

@@ -23,7 +23,7 @@ from test_pages import nodes
 
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=3000", "--dump-dom",
+    "--disable-background-networking", "--disable-component-update", "--dump-dom",
 )  # fmt: skip
 
 
@@ -59,9 +59,9 @@ def www(scratch: Path) -> Path:
     return root / "www"
 
 
-def dom(browser: str, page: str, profile: Path) -> str:
-    """The page's DOM after its scripts have run."""
-    command = [browser, *QUIET, f"--user-data-dir={profile}", page]
+def dom(browser: str, page: str, profile: Path, virtual_ms: int = 3000) -> str:
+    """The page's DOM after its scripts have run for so long by the browser's virtual clock."""
+    command = [browser, *QUIET, f"--virtual-time-budget={virtual_ms}", f"--user-data-dir={profile}", page]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
     return done.stdout
 
@@ -79,6 +79,9 @@ def rows(text: str) -> list[str]:
         ("#state=failed", ["3", "2"]),
         ("#state=failed&user=ada", ["3"]),
         ("#text=bold", ["3"]),
+        ("#text=BOLD+echo", ["3"]),
+        ("#node=n1&state=running", ["4"]),
+        ("#node=n9", []),
     ],
 )
 def test_filters_work_from_disk(browser: str, www: Path, scratch: Path, fragment: str, expected: list[str]) -> None:
@@ -101,3 +104,57 @@ def test_a_silent_host_is_told_on_every_page(browser: str, www: Path, scratch: P
     notice = re.findall(r'<div class="stale" id="stale"([^>]*)>(.*?)</div>', text)[0]
     assert "hidden" not in notice[0]
     assert "told nothing since" in notice[1]
+
+
+def test_what_a_user_wrote_is_never_run(browser: str, www: Path, scratch: Path) -> None:
+    name = "</title><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    index = Index(str(scratch / "index.db"), "cluster")
+    Teller(LocalDisk(str(www.parent)), index).tell([snapshot(5, name=name)], nodes(time.time()), (1, 5))
+    index.close()
+    for page in ("tasks.html", f"jobs/{snapshot(5)['job']}.html"):
+        text = dom(browser, f"file://{www}/{page}", scratch / "profile")
+        assert "owned" in text
+        assert "<title>owned" not in text
+
+
+def test_a_script_that_is_not_ours_is_not_run_either(browser: str, www: Path, scratch: Path) -> None:
+    page = www / "tasks.html"
+    page.write_text(page.read_text().replace("</main>", "<script>document.title = 'owned'</script></main>"))
+    text = dom(browser, f"file://{page}", scratch / "profile")
+    assert "<title>Tasks" in text
+    assert "4 of 4 shown" in text
+
+
+ALIVE = """
+window.riverAlive = Math.floor(Date.now() / 1000) + {skew};
+document.documentElement.dataset.way = performance.getEntriesByType("navigation")[0].type;
+window.riverPages = {{"tasks.html": document.documentElement.dataset.way === "reload" ? "{mine}" : "{version}"}};
+"""
+
+
+@pytest.mark.parametrize(("version", "way"), [("other", "reload"), ("same", "navigate")])
+def test_an_open_page_is_renewed_when_its_content_is_new(
+    browser: str, www: Path, scratch: Path, version: str, way: str
+) -> None:
+    mine = re.findall(r'data-version="(.*?)"', (www / "tasks.html").read_text())[0]
+    (www / "alive.js").write_text(ALIVE.format(skew=0, mine=mine, version=mine if version == "same" else version))
+    text = dom(browser, f"file://{www}/tasks.html#state=failed", scratch / "profile", virtual_ms=40_000)
+    assert f'data-way="{way}"' in text
+    assert rows(text) == ["3", "2"]
+
+
+@pytest.mark.parametrize("skew", [-7200, 7200])
+def test_a_clock_that_is_off_does_not_make_a_living_host_look_dead(
+    browser: str, www: Path, scratch: Path, skew: int
+) -> None:
+    mine = re.findall(r'data-version="(.*?)"', (www / "tasks.html").read_text())[0]
+    (www / "alive.js").write_text(ALIVE.format(skew=skew, mine=mine, version=mine))
+    text = dom(browser, f"file://{www}/tasks.html", scratch / "profile", virtual_ms=100_000)
+    assert re.search(r'<div class="stale" id="stale"[^>]* hidden=""', text)
+
+
+def test_a_stamp_that_no_longer_changes_is_noticed(browser: str, www: Path, scratch: Path) -> None:
+    """Also if the host's clock is ahead, so that its last stamp lies in the future."""
+    (www / "alive.js").write_text(f"window.riverAlive = {time.time() + 7200:.0f};\n")
+    text = dom(browser, f"file://{www}/index.html", scratch / "profile", virtual_ms=100_000)
+    assert not re.search(r'<div class="stale" id="stale"[^>]* hidden=""', text)

@@ -119,3 +119,13 @@ def test_long_commands_are_shortened() -> None:
     text = shortened(["x" * 1000])
     assert len(text) == 200
     assert text.endswith("…")
+
+
+def test_heads_and_rows_tell_what_changed(index: Index) -> None:
+    index.apply([snapshot(n) for n in (1, 2, 3)], (1, 3))
+    index.apply([snapshot(2, seq=9, state="failed")], (1, 9))
+    assert [(job[-1], seq) for job, seq in index.heads(2)] == [("3", 3), ("2", 9)]
+    found = index.row(snapshot(2)["job"])
+    assert found is not None
+    assert found == next(r for r in index.recent() if r["job"] == snapshot(2)["job"])
+    assert index.row("0" * 20) is None

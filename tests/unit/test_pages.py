@@ -15,7 +15,7 @@ from test_index import row, snapshot
 from hakuriver.host.index import Index
 from hakuriver.pages.rendering import printable
 from hakuriver.pages.teller import Teller
-from hakuriver.records import EndingsIndex, NodesIndex, RecentIndex
+from hakuriver.records import EndingsIndex, Load, NodesIndex, RecentIndex
 from hakuriver.spool import layout
 from hakuriver.spool.files import LocalDisk
 
@@ -65,6 +65,19 @@ def nodes(at: float = 100.0, **changes: Any) -> dict[str, Any]:
     return found
 
 
+def load(percent: float) -> dict[str, Any]:
+    return Load(cpu_percent=percent).model_dump()
+
+
+def save(disk: Counting, *snapshots: dict[str, Any]) -> None:
+    """Lay them where the host does."""
+    for found in snapshots:
+        tree = layout.ACTIVE if found["finished_at"] is None else layout.DONE
+        path = layout.snapshot_path(tree, found["job"], found["term"], found["seq"])
+        disk.mkdir(path.rpartition("/")[0])
+        disk.write(path, json.dumps(found).encode())
+
+
 def page(disk: Counting, name: str) -> str:
     return disk.read(f"www/{name}").decode()
 
@@ -78,7 +91,7 @@ def test_everything_is_written_and_readable_by_its_model(teller: Teller, disk: C
     assert f'<a href="jobs/{job["job"]}.html">' in page(disk, "tasks.html")
     assert "name-1123" in page(disk, "index.html")
     assert "n1" in page(disk, "nodes.html")
-    assert page(disk, "alive.js") == "window.riverAlive = 100;\n"
+    assert page(disk, "alive.js").startswith("window.riverAlive = 100;\nwindow.riverPages = {")
 
 
 def test_only_what_changed_is_written(teller: Teller, disk: Counting) -> None:
@@ -86,14 +99,18 @@ def test_only_what_changed_is_written(teller: Teller, disk: Counting) -> None:
     disk.take()
     teller.tell([], nodes(101.0), (1, 2))
     assert disk.take() == []
-    teller.tell([], nodes(103.0, load={"cpu_percent": 50.0}), (1, 2))
+    teller.tell([], nodes(103.0, load=load(50.0)), (1, 2))
     assert disk.take() == []
     teller.tell([snapshot(2, seq=3, state="failed", exit_code=1)], nodes(104.0), (1, 3))
     assert disk.take() == [
         "index/recent.json", "www/index.html", f"www/jobs/{snapshot(2)['job']}.html", "www/tasks.html",
     ]  # fmt: skip
     teller.tell([], nodes(116.0), (1, 3))
-    assert disk.take() == ["index/nodes.json", "www/alive.js", "www/nodes.html"]
+    assert disk.take() == ["index/nodes.json", "www/alive.js"]
+    teller.tell([], nodes(122.0, load=load(50.0)), (1, 3))
+    assert disk.take() == ["index/nodes.json", "www/nodes.html"]
+    teller.tell([], nodes(131.0, load=load(50.0)), (1, 3))
+    assert disk.take() == ["index/nodes.json", "www/alive.js", "www/index.html"]
 
 
 def test_what_users_control_is_escaped(teller: Teller, disk: Counting) -> None:
@@ -151,7 +168,9 @@ def test_log_tails(teller: Teller, disk: Counting) -> None:
 def test_only_the_newest_thousand_have_pages(teller: Teller, disk: Counting) -> None:
     teller.tell([snapshot(1)], nodes(), (1, 1))
     assert disk.list("www/jobs")
-    teller.tell([snapshot(n) for n in range(2, 1002)], nodes(101.0), (1, 2))
+    jobs = [snapshot(n) for n in range(2, 1002)]
+    save(disk, *jobs)
+    teller.tell(jobs, nodes(101.0), (1, 2))
     assert f"{snapshot(1)['job']}.html" not in [e.name for e in disk.list("www/jobs")]
     for at in range(102, 120):
         teller.tell([], nodes(float(at)), (1, 2))
@@ -181,7 +200,15 @@ def test_rebuild_writes_all_again(teller: Teller, disk: Counting) -> None:
 
 @pytest.mark.parametrize(
     ("data", "text"),
-    [(b"plain\n", "plain\n"), (b"\x1b[1;31mred\x1b[0m", "red"), (b"a\x00b\x08c", "abc"), (b"\xc3\xa9\xff", "é\ufffd")],
+    [
+        (b"plain\n", "plain\n"),
+        (b"\x1b[1;31mred\x1b[0m", "red"),
+        (b"a\x00b\x08c", "abc"),
+        (b"\xc3\xa9\xff", "é\ufffd"),
+        (b"one\r\ntwo\r\n", "one\ntwo\n"),
+        (b"10%\r90%\r100%\nend", "100%\nend"),
+        (b"\x1b]0;title\x07text", "text"),
+    ],
 )
 def test_logs_are_made_printable(data: bytes, text: str) -> None:
     assert printable(data) == text
