@@ -21,23 +21,23 @@ class Ahead:
     """Remembers which short tasks ended on which node lately."""
 
     def __init__(self) -> None:
-        self._ended: dict[str, deque[tuple[float, int]]] = {}
+        self._ended: dict[str, deque[tuple[float, str, int]]] = {}  #: when, job, its cores
 
     def note(self, node: str, events: list[dict[str, Any]], state: State, now: float) -> None:
         """Look at a batch of events; `now`: CLOCK_BOOTTIME, seconds."""
-        cores = 0
+        cores: dict[str, int] = {}
         for event in events:
             if event["kind"] == "ended" and event["end"].get("wall_s", WINDOW_S) < WINDOW_S:
                 job = state.jobs.get(event["job"])
-                cores += job.spec.get("cores", 1) if job else 0
-        if cores:
-            self._ended.setdefault(node, deque()).append((now, cores))
+                if job is not None:
+                    cores[job.id] = cores.get(job.id, 0) + job.spec.get("cores", 1)
+        self._ended.setdefault(node, deque()).extend((now, job, some) for job, some in cores.items())
 
-    def cores(self, node: str, now: float) -> int:
-        """Cores' worth of short tasks that the node may be sent beyond what is free."""
+    def allowance(self, node: str, now: float) -> tuple[int, frozenset[str]]:
+        """Cores' worth of short tasks that the node may be sent beyond what is free, and of which jobs."""
         ended = self._ended.get(node)
-        if not ended:
-            return 0
         while ended and now - ended[0][0] > WINDOW_S:
             ended.popleft()
-        return min(AHEAD_MOST, sum(cores for _, cores in ended))
+        if not ended:
+            return 0, frozenset()
+        return min(AHEAD_MOST, sum(cores for _, _, cores in ended)), frozenset(job for _, job, _ in ended)

@@ -153,8 +153,9 @@ class Answers:
             if job is None:
                 answers.append([target, False, self.finished.describe(job_id)])
             elif k is None:
-                tasks += [[job.id, job.wire_k(index)] for index in _not_over(job)] or []
-                if job.finished:
+                concerned = _not_over(job)
+                tasks += [[job.id, job.wire_k(index)] for index in concerned]
+                if not concerned:
                     answers.append([target, False, f"already {job.ending()[0]}"])
             elif self._has(job, k):
                 tasks.append([job.id, k])

@@ -230,7 +230,7 @@ class Host:
     def _room(self, node: Node) -> planning.Room:
         return planning.Room(
             node.name, node.cores - node.cores_held, node.memory_bytes - node.memory_held, node.cores,
-            node.memory_bytes, len(node.held), node.executors, self.ahead.cores(node.name, self.boottime()),
+            node.memory_bytes, len(node.held), node.executors, *self.ahead.allowance(node.name, self.boottime()),
         )  # fmt: skip
 
     def _long_waiting(self, shape: Any) -> bool:

@@ -2,7 +2,8 @@
 
 Order: priority, then admission. A task that fits may pass one that does not; one that has waited long gets
 its best node kept free. Nodes are tried in the order of their names (first fit). When all room is taken,
-short tasks may be sent up to about a second ahead: the node's keeper admits them one by one.
+more tasks of a job whose tasks have just ended within a second there may be sent about a second ahead: the node's
+keeper admits them one by one. Tasks of other jobs never are: nobody could say how long they had to lie there.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ class Room:
     tasks: int  #: attempts there
     executors: frozenset[str]
     ahead: int = 0  #: cores' worth of short tasks that may be sent beyond what is free
+    ahead_jobs: frozenset[str] = frozenset()  #: jobs of which such tasks have just ended there
     kept: bool = False  #: for a task that has waited long
 
-    def fits(self, shape: Shape, ahead: bool) -> bool:
-        """Whether one more task of this shape has room here."""
+    def fits(self, shape: Shape, job: str, ahead: bool) -> bool:
+        """Whether one more task of this shape and job has room here; `ahead`: or may be sent in advance."""
         if self.kept:
             return False
         if shape.cores == 0 and self.tasks >= FREE_TASKS_PER_CORE * self.cores_total:
             return False
         if shape.cores <= self.cores and shape.memory_bytes <= self.memory_bytes:
             return True
+        ahead = ahead and self.ahead > 0 and job in self.ahead_jobs
         return ahead and 0 < shape.cores <= self.cores + self.ahead and self.could(shape)
 
     def could(self, shape: Shape) -> bool:
@@ -92,7 +95,7 @@ def plan(
         cursor = waiting[shape]
         if _bounded(shape, started, active):
             continue  # it waits for its own tasks, and no room is kept for it
-        room = _choose(shape, rooms)
+        room = _choose(shape, cursor.lot.job, rooms)
         if room is None:
             result.blocked.append(shape)
             if long_waiting(shape):
@@ -143,11 +146,11 @@ def _bounded(shape: Shape, started: dict[str, int], active: Callable[[str], int]
     return active(shape.job) + started.get(shape.job, 0) >= shape.most_at_once
 
 
-def _choose(shape: Shape, rooms: list[Room]) -> Room | None:
+def _choose(shape: Shape, job: str, rooms: list[Room]) -> Room | None:
     able = [room for room in rooms if eligible(shape, room.node, room.executors)]
     for ahead in (False, True):
         for room in able:
-            if room.fits(shape, ahead):
+            if room.fits(shape, job, ahead):
                 return room
     return None
 

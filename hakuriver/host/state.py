@@ -99,6 +99,17 @@ class State:
         if task.kill:
             self._answer(task.kill, job.name_of(task.k), task.state == "killed", told(task.state))
             task.kill = None
+        self._close(job, task, told(task.state))
+
+    def _close(self, job: Job, task: Task, outcome: str) -> None:
+        """Nothing of this attempt can be paused or resumed any more; what was asked is answered."""
+        name = job.name_of(task.k)
+        for request in [r.request for r in self.requests.values() if r.op != "kill" and name in r.open]:
+            self._answer(request, name, False, outcome)
+        node = self.nodes.get(task.node or "")
+        if node is not None and node.controls:
+            key = (job.id, job.wire_k(task.k), task.attempt)
+            node.controls = [c for c in node.controls if (c["job"], c["k"], c["attempt"]) != key]
 
     def _answer(self, request: str, task: str, ok: bool, outcome: str) -> None:
         waiting = self.requests.get(request)
@@ -290,6 +301,7 @@ class State:
 
     def _again(self, job: Job, task: Task, state: str) -> None:
         """Let the task wait for its next attempt."""
+        self._close(job, task, "it is over: another attempt is to come")
         task.state = state
         task.note_attempt()
         task.state = "pending"
@@ -342,6 +354,7 @@ class State:
 
     def _take_back(self, job: Job, task: Task, at: float) -> None:
         """Never claimed: it waits again, as if it had not been sent; or it is killed, if that was asked."""
+        self._close(job, task, "it is pending")
         self._set(job, task, "pending")
         task.reset()
         task.attempt -= 1

@@ -96,8 +96,14 @@ def test_no_room_is_kept_where_a_task_could_never_run() -> None:
     assert [p.job[-1] for p in found.placements] == ["2"]
 
 
+def test_nothing_is_sent_ahead_of_a_job_that_is_not_known_to_be_short() -> None:
+    node = room("a", 0, ahead=5, ahead_jobs=frozenset({make_job(1).id}))
+    assert run([make_job(2)], [node]).placements == []
+
+
 def test_short_tasks_are_sent_ahead_and_others_first() -> None:
-    found = run([make_job(1, array="0-99")], [room("a", 2, ahead=3), room("b", 2)])
+    job = make_job(1, array="0-99")
+    found = run([job], [room("a", 2, ahead=3, ahead_jobs=frozenset({job.id})), room("b", 2)])
     assert Counter(p.node for p in found.placements) == {"a": 5, "b": 2}
     assert [p.node for p in found.placements[:4]] == ["a", "a", "b", "b"], "free room is used before any is sent ahead"
 
@@ -123,7 +129,17 @@ _rooms = st.lists(
 def test_no_plan_oversubscribes(specs: list[Any], sizes: list[Any], long: bool, running: int) -> None:
     jobs = {job.id: job for job in (make_job(n, **spec) for n, spec in enumerate(specs, 1))}
     rooms = [
-        Room(name, min(free, cores), min(mem_free, memory) * GIB, cores, memory * GIB, 0, frozenset({"process"}), ahead)
+        Room(
+            name,
+            min(free, cores),
+            min(mem_free, memory) * GIB,
+            cores,
+            memory * GIB,
+            0,
+            frozenset({"process"}),
+            ahead,
+            frozenset(list(jobs)[::2]),
+        )
         for name, (cores, free, memory, mem_free, ahead) in zip("abc", sizes, strict=False)
     ]
     before = {r.node: (r.cores, r.memory_bytes, r.ahead) for r in rooms}
@@ -161,4 +177,4 @@ def test_nothing_that_fits_is_left_waiting(specs: list[Any], sizes: list[Any]) -
     queue = queue_of(*jobs)
     found = plan(queue, rooms, lambda job: 0, lambda shape: False)
     for shape in found.blocked:
-        assert not any(r.fits(shape, True) for r in rooms if eligible(shape, r.node, r.executors))
+        assert not any(r.fits(shape, "", True) for r in rooms if eligible(shape, r.node, r.executors))
