@@ -161,7 +161,11 @@ class LocalDisk:
 
         def create(full: str) -> None:
             fd = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            _fill(fd, data, durable)
+            try:
+                _fill(fd, data, durable)
+            except BaseException:
+                _abandon(full)
+                raise
 
         self._do("write", path, create)
 
@@ -232,6 +236,14 @@ def _fill(fd: int, data: bytes, durable: bool, offset: int | None = None) -> Non
         os.close(fd)
         raise
     os.close(fd)
+
+
+def _abandon(full: str) -> None:
+    """Remove a file that could not be written: on a full disk every try would leave one."""
+    try:
+        os.unlink(full)
+    except OSError:
+        pass  # the share has gone altogether: `remove_unfinished` finds it later
 
 
 def _sync_directory(full: str) -> None:
