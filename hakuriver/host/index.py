@@ -213,7 +213,6 @@ def job_columns(snapshot: dict[str, Any]) -> dict[str, Any]:
     """A job's row in the index, from its snapshot."""
     spec = snapshot["spec"]
     tasks = [TaskRow(*task) for task in snapshot["tasks"]]
-    started = [task.started_at for task in tasks if task.started_at is not None]
     return {
         **{name: snapshot.get(name) for name in _JOBS if name in snapshot},
         "ending": snapshot["job"][-3:],
@@ -222,12 +221,18 @@ def job_columns(snapshot: dict[str, Any]) -> dict[str, Any]:
         "cores": spec.get("cores", 1),
         "memory_bytes": spec.get("memory_bytes"),
         "priority": spec.get("priority", 0),
-        "started_at": min(started, default=None),
+        "started_at": first_start(tasks),
         "finished_at": snapshot.get("finished_at"),
         "exit_code": snapshot.get("exit_code"),
         "command": shortened(spec["command"]),
         "reason": next((task.reason for task in tasks if task.reason and task.state != "completed"), ""),
     }
+
+
+def first_start(tasks: Iterable[TaskRow]) -> float | None:
+    """When the first attempt of any of these tasks started."""
+    times = (time for task in tasks for time in (task.started_at, *(attempt[6] for attempt in task.earlier)))
+    return min((time for time in times if time is not None), default=None)
 
 
 def shortened(command: list[str]) -> str:

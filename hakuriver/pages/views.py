@@ -6,6 +6,7 @@ import heapq
 import shlex
 from typing import Any, NamedTuple
 
+from hakuriver.host.index import first_start
 from hakuriver.ids import task_name
 from hakuriver.records import FINAL, TaskRow
 from hakuriver.spool import files, layout
@@ -68,7 +69,7 @@ def job_view(snapshot: dict[str, Any], now: float) -> dict[str, Any]:
         "command": shlex.join(spec["command"]),
         "tasks": [{**task._asdict(), "task": _name(snapshot, task)} for task in tasks],
         "left_out": len(snapshot["tasks"]) - len(tasks),
-        "started_at": min((row[5] for row in snapshot["tasks"] if row[5] is not None), default=None),
+        "started_at": first_start(TaskRow(*row) for row in snapshot["tasks"]),
         "lanes": timeline(snapshot, tasks, now),
         "live": snapshot["state"] not in FINAL,
     }

@@ -129,3 +129,11 @@ def test_heads_and_rows_tell_what_changed(index: Index) -> None:
     assert found is not None
     assert found == next(r for r in index.recent() if r["job"] == snapshot(2)["job"])
     assert index.row("0" * 20) is None
+
+
+def test_a_job_starts_with_its_first_attempt(index: Index) -> None:
+    first = [1, "n7", "failed", "exit", 3, None, 4.0, 5.0]
+    index.apply([snapshot(1, tasks=[row(0), row(1, attempt=2, earlier=[first])])], (1, 1))
+    assert index.recent()[0]["started_at"] == 4.0
+    index.apply([snapshot(2, tasks=[row(state="pending", started_at=None)])], (1, 2))
+    assert index.recent()[0]["started_at"] is None
