@@ -11,7 +11,7 @@ from river import River, processes_of, river
 from working import SLOTS, seconds_for
 
 MINUTE_S = 60.0
-SETTLE_S = 5.0
+SETTLE_S = 8.0  #: after this the daemons have given back what a burst of work took
 TASKS = 20_000
 
 

@@ -1,6 +1,6 @@
 """Measure every speed that HakuRiver promises, beside its floor; print a table and write JSON. Run by `make bench`.
 
-BENCH_ROUNDS=N: alternating rounds (default 5); BENCH_ONLY=submit,tick: only these measures.
+BENCH_ROUNDS=N: alternating rounds (default 3); BENCH_ONLY=submit,tick: only these measures.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def chosen() -> list[str]:
 def main(arguments: list[str]) -> int:
     """Measure; exit with 1 if a figure misses what it must reach, or could not be measured."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
-    rounds = int(os.environ.get("BENCH_ROUNDS", "5"))
+    rounds = int(os.environ.get("BENCH_ROUNDS", "3"))
     figures: list[Figure] = []
     broken = []
     begun = time.time()

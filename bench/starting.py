@@ -18,7 +18,7 @@ from figures import Figure, against_floor, bounded, percentile
 from floors import date_start, durable_file
 from river import River, river, until
 
-SAMPLES = 40  #: a round's, of each river
+SAMPLES = 70  #: a round's, of each river
 WAITING = 100_000
 QUIET_S = (0.05, 0.15)  #: between two drops, at random
 SETTLE_S = 3.0
