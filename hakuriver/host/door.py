@@ -55,11 +55,15 @@ class Door:
         """Whether something taken is not whole yet."""
         return bool(self._waiting)
 
-    def find_taken(self) -> None:
-        """Look for what was taken and not answered: by an earlier run, whose rename may land after its death."""
+    def find_taken(self, answered: set[str] | None = None) -> set[str]:
+        """Look for what was taken and not answered: by an earlier run, whose rename may land after its death.
+
+        `answered`: what the journal answers; returned is what of it still lies there.
+        """
         lying = {name for name in files.names(self._disk, layout.TAKEN) if layout.parse_taken(name)}
-        self._answered &= lying
+        self._answered = (self._answered | (answered or set())) & lying
         self._waiting |= lying - self._answered
+        return set(self._answered)
 
     def take(self, term: int, seq: int) -> int:
         """Take what lies at the door; tell how many. The renames are durable on return."""

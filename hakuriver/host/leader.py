@@ -86,7 +86,7 @@ class Host:
     def _begin(self, taken: Journal) -> None:
         """Start from the files; `open` is called again if something cannot be seen yet: the baton is ours then."""
         self.journal = taken
-        self.state, last = recover(self.disk, taken)
+        self.state, last, answered = recover(self.disk, taken)
         self.changes: list[Change] = []
         self._uncommitted: bytes | None = None
         self.effects: list[sending.Effect] = []
@@ -103,8 +103,8 @@ class Host:
         self._blocked: dict[Any, float] = {}
         self.want_reindex = False
         self.collected: list[str] = []  #: jobs deleted, for whoever tells
-        self.door.find_taken()
-        self.effects = sending.redo(self.state, last)
+        again = self.door.find_taken(answered)
+        self.effects = [*sending.redo(self.state, last), sending.Removals([f"{layout.TAKEN}/{name}" for name in again])]
         #: Nodes with work that they may not have claimed: they are to echo the new term.
         self._ungreeted = {node.name for node in self.state.nodes.values() if node.documents or node.unacknowledged}
         self.leading = True

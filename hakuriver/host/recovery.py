@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from hakuriver.host import sending
 from hakuriver.host.jobs import Job
 from hakuriver.host.journal import Journal, NotYet
 from hakuriver.host.nodes import Node
@@ -12,11 +15,16 @@ from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk
 
 
-def recover(disk: Disk, journal: Journal) -> tuple[State, Entry | None]:
-    """Build the state as of the baton; the last entry comes with it, its effects may be outstanding.
+class Recovered(NamedTuple):
+    """What the files say."""
 
-    Raises NotYet while something that must be there cannot be seen.
-    """
+    state: State  #: as of the baton
+    last: Entry | None  #: the last entry: its effects may be outstanding
+    answered: set[str]  #: names in host/taken/ that the entries answer: a power cut may have brought them back
+
+
+def recover(disk: Disk, journal: Journal) -> Recovered:
+    """Build the state. Raises NotYet while something that must be there cannot be seen."""
     entries = journal.load()
     state = State()
     if entries:
@@ -27,7 +35,8 @@ def recover(disk: Disk, journal: Journal) -> tuple[State, Entry | None]:
             state.apply(change)
     state.answered.clear()  # their receipts stand in the same entries
     state.rebuild()
-    return state, entries[-1] if entries else None
+    answered = {name for entry in entries for change in entry.changes if (name := sending.taken_by(change))}
+    return Recovered(state, entries[-1] if entries else None, answered)
 
 
 def _restore(disk: Disk, state: State, entry: Entry) -> None:

@@ -113,14 +113,20 @@ def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Ef
             documents.append(Forgetting(change[1]))
         elif kind in ("jobs", "receipt"):
             receipts += _receipt(change[1])
-        if kind in ("jobs", "receipt", "control") and change[-1] is not None and isinstance(change[-1], str):
-            taken.append(f"{layout.TAKEN}/{change[-1]}")
+        if name := taken_by(change):
+            taken.append(f"{layout.TAKEN}/{name}")
     found = documents
     if receipts:
         found.append(Receipts(receipts))
     if taken:
         found.append(Removals(taken))
     return found
+
+
+def taken_by(change: Change) -> str | None:
+    """The name in host/taken/ of the request that a change answers, if it answers one."""
+    named = change[0] in ("jobs", "receipt", "control") and len(change) > 2
+    return change[-1] if named and isinstance(change[-1], str) else None
 
 
 def _receipt(receipt: dict[str, Any]) -> list[tuple[str, bytes]]:

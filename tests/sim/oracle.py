@@ -54,11 +54,15 @@ class Final:
         self.runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
         for run in world.log:
             self.runs[(run.task, run.attempt)].append(run)
-        self.snapshots: dict[str, JobSnapshot] = {}
+        newest: dict[str, tuple[int, str]] = {}
         for path in world.share.tree():
             found = layout.parse_snapshot(leaf(path)) if path.startswith("jobs/") else None
-            if found and (found[0] not in self.snapshots or self.snapshots[found[0]].seq < found[2]):
-                self.snapshots[found[0]] = JobSnapshot.model_validate_json(world.share.find(path).content)
+            if found and (found[0] not in newest or newest[found[0]][0] < found[2]):
+                newest[found[0]] = (found[2], path)
+        # Older ones may be torn by a power cut until the next checkpoint removes them: nobody reads those.
+        self.snapshots = {
+            job: JobSnapshot.model_validate_json(world.share.find(path).content) for job, (_, path) in newest.items()
+        }
 
     def rows(self) -> Iterator[tuple[str, JobSnapshot, TaskRow]]:
         """Every task that has a row: its name, its job, the row."""
@@ -230,7 +234,7 @@ def recovered(world: World) -> Iterator[str]:
         return
     disk = SimDisk(world.share, "oracle", lambda *_: None)
     try:
-        found, _ = recover(disk, Journal(disk, find_baton(disk)))
+        found = recover(disk, Journal(disk, find_baton(disk))).state
     except NotYet as error:
         yield f"the journal cannot be read: {error}"
         return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hakuriver.host import snapshots
-from sim.actors import Actor
+from sim.actors import Actor, RunnerActor
 from sim.disk import Point
 from sim.oracle import judge
 from sim.scenario import Scenario
@@ -31,10 +32,14 @@ def play(world: World) -> Scenario:
     """The scenario from beginning to end."""
     scenario = Scenario(world)
     world.start()
-    if not world.run(scenario.done, LIMIT_S):
-        world.watch.wrong.append("it does not come to an end")
-    world.calm()
-    world.run(None, SETTLE_S)
+    try:
+        if not world.run(scenario.done, LIMIT_S):
+            world.watch.wrong.append("it does not come to an end")
+        world.calm()
+        world.run(lambda: world.quiet, LIMIT_S)
+        world.run(None, SETTLE_S)
+    except Exception:
+        world.watch.wrong.append(traceback.format_exc())
     return scenario
 
 
@@ -98,3 +103,46 @@ def restart(world: World, actor: Actor) -> None:
 @pytest.mark.parametrize("actor", ["host", "n1"])
 def test_killed_at_every_operation_and_restarted(scratch: Path, actor: str, how: str) -> None:
     at_every_point(scratch, actor, how, restart)
+
+
+def elsewhere(world: World, actor: Actor) -> None:
+    """The machine is gone; a host on another one stands by."""
+    world.after(1.0, lambda: (world.second_host(), None)[1])
+
+
+@pytest.mark.parametrize("how", ["before", "late"])
+def test_host_killed_for_good_and_succeeded(scratch: Path, how: str) -> None:
+    at_every_point(scratch, "host", how, elsewhere)
+
+
+def lose_power(world: World, actor: Actor) -> None:
+    world.power_cut(actor)
+    world.after(2.0, actor.boot if isinstance(actor, RunnerActor) else actor.start)
+
+
+def lose_all_power(world: World, actor: Actor) -> None:
+    """Everything is on one machine."""
+    world.power_cut_all()
+    for one in world.actors:
+        world.after(2.0, one.boot if isinstance(one, RunnerActor) else one.start)
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("actor", ["host", "n1"])
+@pytest.mark.parametrize("what", [lose_power, lose_all_power])
+def test_power_cut(scratch: Path, actor: str, how: str, what: Callable[[World, Actor], None]) -> None:
+    at_every_point(scratch, actor, how, what, track=True, lossy=True)
+
+
+def come_back_late(world: World, actor: Actor) -> None:
+    """After its work was given up."""
+    world.after(30.0, actor.start)
+
+
+def never(world: World, actor: Actor) -> None:
+    """Its keeper goes on for as long as it may."""
+
+
+@pytest.mark.parametrize("what", [come_back_late, never])
+def test_runner_silent_for_longer_than_the_lease(scratch: Path, what: Callable[[World, Actor], None]) -> None:
+    at_every_point(scratch, "n1", "after", what, lossy=True)

@@ -228,6 +228,11 @@ class World:
         """Whether every request is answered and every accepted job is over."""
         return self.watch.done()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is still to befall the river, and a host leads it."""
+        return not (self._script or self.share.late) and any(a.up and a.host.leading for a in self.hosts.values())
+
     def story(self) -> str:
         """The last operations, for a failure's message."""
         lines = [f"{t:9.3f} {owner:7} {kind:12} {path}" for t, owner, kind, path in self.trace]
