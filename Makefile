@@ -18,10 +18,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Whoever runs make may forbid bytecode; then every start of a command would compile anew.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q $(VENV)/lib
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test test-crash lint format bench clean
 
 help:  ## show this
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
 demo: $(VENV)/.installed  ## a cluster of two nodes on a temporary share does real work, and is stopped
 	@$(BIN)/python contrib/demo/demo.py
@@ -30,6 +30,9 @@ test: $(VENV)/.dev $(LINT)  ## all tests of this machine; tells what was left ou
 	@mkdir -p build
 	$(BIN)/pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
 	@$(BIN)/python contrib/left_out.py build/tests.xml
+
+test-crash: $(VENV)/.dev  ## every crash point of every kind (long: over an hour)
+	SIM_FULL=1 $(BIN)/pytest tests/sim --timeout=3600
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .
