@@ -10,7 +10,11 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 
 #: What `make test` never runs, because a figure that depends on the machine is no test.
-ALWAYS = [("speed", "a benchmark, never a test: make bench"), ("demo with set-up", "make demo")]
+ALWAYS = [
+    ("every crash point of the rarer kinds", "make test-crash"),
+    ("speed", "a benchmark, never a test: make bench"),
+    ("demo with set-up", "make demo"),
+]
 
 
 def ring(case: ET.Element) -> str:

@@ -16,6 +16,9 @@ from sim.oracle import judge
 from sim.scenario import Scenario
 from sim.world import World
 
+#: Hundreds of runs each: the limit of other tests does not fit.
+pytestmark = pytest.mark.timeout(3600)
+
 #: Seconds of quiet in which everything that passes through must drain.
 SETTLE_S = 12.0
 #: Seconds of virtual time after which a run counts as stuck.
