@@ -55,6 +55,8 @@ class Tidying:
         if now < self._at:
             return
         self._at = now + EVERY_S
+        # A batch whose publishing was reported as failed may be acknowledged before it counts as told.
+        self._batches += self._session.outbox.acknowledge(*self._acknowledged)
         self._remove_batches()
         self._clear_inbox()
         self._clear_claimed()
