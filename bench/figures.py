@@ -24,6 +24,7 @@ class Figure:
     floor: str = ""  #: what the floor is
     floor_value: float | None = None
     samples: dict[str, Any] = field(default_factory=dict)
+    caveat: str = ""  #: what to think of when it is missed
 
     @property
     def passed(self) -> bool | None:
@@ -72,7 +73,7 @@ def _row(figure: Figure) -> tuple[str, str, str, str, str, str]:
     floor = f"{_shown(figure.floor_value, figure.unit)} {figure.floor}" if figure.floor_value is not None else ""
     sign = ">=" if figure.more_is_better else "<="
     required = "" if figure.required is None else f"{sign} {_shown(figure.required, figure.reached_unit)}"
-    mark = {True: "ok", False: "MISSED", None: ""}[figure.passed]
+    mark = {True: "ok", False: f"MISSED {figure.caveat}".rstrip(), None: ""}[figure.passed]
     reached = _shown(figure.reached, figure.reached_unit)
     return (figure.measure, _shown(figure.value, figure.unit), floor, reached, required, mark)
 

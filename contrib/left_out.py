@@ -9,7 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
 
-#: What `make test` never runs, because a figure that depends on the machine is no test.
+#: What `make test` never runs: what takes too long, and figures, which are no test since they depend on the machine.
 ALWAYS = [
     ("every crash point of the rarer kinds", "make test-crash"),
     ("speed", "a benchmark, never a test: make bench"),
