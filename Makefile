@@ -31,7 +31,7 @@ test: $(VENV)/.dev $(LINT)  ## all tests of this machine; tells what was left ou
 	$(BIN)/pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
 	@$(BIN)/python contrib/left_out.py build/tests.xml
 
-test-crash: $(VENV)/.dev  ## every crash point of every kind (long: over an hour)
+test-crash: $(VENV)/.dev  ## every crash point of every kind (long: half an hour and more)
 	SIM_FULL=1 $(BIN)/pytest tests/sim --timeout=3600
 
 lint: $(VENV)/.dev  ## ruff and mypy

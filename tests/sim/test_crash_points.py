@@ -108,7 +108,7 @@ def restart(world: World, actor: Actor) -> None:
 @pytest.mark.parametrize("how", ["before", "after", "late"])
 @pytest.mark.parametrize("actor", ["host", "n1"])
 def test_killed_at_every_operation_and_restarted(scratch: Path, actor: str, how: str) -> None:
-    at_every_point(scratch, actor, how, restart, every=4 if how == "late" else 1)
+    at_every_point(scratch, actor, how, restart, every={"before": 1, "after": 4, "late": 8}[how])
 
 
 def elsewhere(world: World, actor: Actor) -> None:
