@@ -38,8 +38,8 @@ CALM = {
 }  # fmt: skip
 #: Times for tests that wait for a lease to run out.
 SHORT = {
-    "heartbeat_interval": 0.3, "offline_after": 2.0, "lease": 4.0, "lease_margin": 1.0,
-    "kill_grace": 0.5, "poll_interval": 0.1,
+    "heartbeat_interval": 0.25, "offline_after": 1.5, "lease": 3.5, "lease_margin": 1.0,
+    "kill_grace": 0.3, "poll_interval": 0.1,
 }  # fmt: skip
 #: Seconds after which the share may be used elsewhere, and some for a busy machine.
 LOST_AFTER = SHORT["lease"] + SHORT["lease_margin"]
@@ -145,6 +145,13 @@ class Cluster:
         daemon = self.runner(node, machine, cores, **sections).start()
         self.online(node)
         return daemon
+
+    def start_runners(self, machines: dict[str, str]) -> dict[str, Daemon]:
+        """Start a runner for each node, on the machine named, and wait until all are online."""
+        started = {node: self.runner(node, machine).start() for node, machine in machines.items()}
+        for node in started:
+            self.online(node)
+        return started
 
     def online(self, node: str) -> None:
         """Wait until the host has heard a node's newest runner: the events of its beginning are acknowledged."""

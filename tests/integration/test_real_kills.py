@@ -106,7 +106,7 @@ def test_a_runner_that_is_restarted_neither_kills_nor_forgets(scratch: Path) -> 
     """n1's is killed, n2's is stopped and started as for an upgrade; tasks end meanwhile."""
     with Cluster(scratch) as river:
         river.start_host()
-        runners = [river.start_runner("n1", "m1"), river.start_runner("n2", "m2")]
+        runners = list(river.start_runners({"n1": "m1", "n2": "m2"}).values())
         begun = [begin(river, node) for node in ("n1", "n2")]
         keepers = [runner.machine.keepers() for runner in runners]
         runners[0].kill()
@@ -194,7 +194,7 @@ def test_tasks_die_with_their_keeper(scratch: Path) -> None:
     """n1's keeper is killed, n2's guard and keeper, n3's keeper and runner; of n4 the guard alone."""
     with Cluster(scratch) as river:
         river.start_host()
-        runners = {node: river.start_runner(node, node) for node in ("n1", "n2", "n3", "n4")}
+        runners = river.start_runners({node: node for node in ("n1", "n2", "n3", "n4")})
         doomed = [Doomed(river, node, runners[node]) for node in ("n1", "n2", "n3")]
         go = river.work / "go"
         safe = river.submit(wait_for(go), targets=["n4"])
