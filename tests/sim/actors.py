@@ -120,6 +120,7 @@ class RunnerActor(Actor):
         self.out_dir = out_dir
         self.cores = cores
         self.boots = 1
+        self.frozen_at: float | None = None  #: since when the machine is paused from outside
         self.keeper = SimKeeper(name, out_dir, self.boottime, world.log)
         self.keeper.true_clock = lambda: world.t
         self.keeper.disk = disk
@@ -153,7 +154,19 @@ class RunnerActor(Actor):
         self.booted_at, self.boots = self.world.t - 10.0, self.boots + 1
         self.start()
 
+    def freeze(self) -> None:
+        """The machine is paused from outside: nothing on it runs, and none of its clocks."""
+        self.up, self.frozen_at = False, self.world.t
+
+    def thaw(self) -> None:
+        """It goes on as if nothing had been."""
+        assert self.frozen_at is not None
+        self.booted_at += self.world.t - self.frozen_at
+        self.up, self.frozen_at, self.next_at = True, None, self.world.t
+
     def keeper_due(self) -> float:
         """When something happens to its tasks, by the world's clock."""
+        if self.frozen_at is not None:
+            return NEVER
         due = self.keeper.due()
         return NEVER if due is None else max(self.world.t, due + self.booted_at)

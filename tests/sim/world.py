@@ -154,7 +154,8 @@ class World:
         while self._script and self._script[0][0] <= self.t:
             heapq.heappop(self._script)[2]()
         for runner in self.runners.values():
-            runner.keeper.advance()
+            if runner.frozen_at is None:
+                runner.keeper.advance()
 
     def _step(self, actor: Actor) -> None:
         self.t += STEP_S
