@@ -61,7 +61,7 @@ class Journal:
         return cls(disk, mine)
 
     def load(self) -> list[Entry]:
-        """Read all committed entries that are kept, oldest first; void ones are removed.
+        """Read all committed entries that are kept, oldest first; void ones, of earlier terms, are removed.
 
         Raises NotYet while one of them cannot be seen or read: a listing may miss an entry.
         """
@@ -69,7 +69,8 @@ class Journal:
         void = []
         for term, seq in files.positions(self.disk, layout.JOURNAL):
             if seq > self.baton.seq:
-                void.append((term, seq))
+                if term < self.baton.term:  # later ones are a successor's: this host may have been succeeded by now
+                    void.append((term, seq))
             elif seq in best:
                 void.append((best[seq], seq))
                 best[seq] = term

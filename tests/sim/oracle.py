@@ -37,7 +37,7 @@ def judge(world: World, *, lossy: bool = False, reruns: bool = False) -> list[st
         *jobs(final),
         *endings(final, lossy),
         *attempts(final),
-        *executions(world, reruns),
+        *executions(final, reruns),
         *room(world),
         *kills(world, final),
         *outputs(world, final),
@@ -142,12 +142,12 @@ def attempts(final: Final) -> Iterator[str]:
             yield f"{name}: {row.retries_spent} retries spent of {snapshot.spec.retries}"
 
 
-def executions(world: World, reruns: bool) -> Iterator[str]:
+def executions(final: Final, reruns: bool) -> Iterator[str]:
     """No two executions of a task at once, none of one attempt twice, and one that completes."""
     by_task: dict[str, list[Run]] = defaultdict(list)
-    for run in world.log:
+    for run in final.world.log:
         by_task[run.task].append(run)
-    known = set(world.watch.accepted())
+    known, given_up = set(final.world.watch.accepted()), _given_up(final)
     for task, runs in by_task.items():
         if task[:20] not in known:
             yield f"{task} ran, and was never accepted"
@@ -157,8 +157,19 @@ def executions(world: World, reruns: bool) -> Iterator[str]:
         twice = [attempt for attempt, n in Counter(run.attempt for run in runs).items() if n > 1]
         if twice:
             yield f"attempts {twice} of {task} ran twice: {runs}"
-        if not reruns and sum(run.how == "exit" and run.code == 0 for run in runs) > 1:
+        completed = [r for r in runs if r.how == "exit" and r.code == 0 and (task, r.attempt) not in given_up]
+        if not reruns and len(completed) > 1:
             yield f"{task} completed more than once: {runs}"
+
+
+def _given_up(final: Final) -> set[tuple[str, int]]:
+    """Attempts of which nobody could tell that they had completed: the node was silent, or forgot it in a reboot."""
+    return {
+        (name, attempt.attempt)
+        for name, _, row in final.rows()
+        for attempt in row.earlier
+        if attempt.state == "lost" or attempt.cause in FROM_OUTSIDE
+    }
 
 
 def room(world: World) -> Iterator[str]:

@@ -77,10 +77,15 @@ def operations(scratch: Path, actor: str) -> int:
     return next(a for a in world.actors if a.name == actor).disk.count
 
 
-def points(scratch: Path, actor: str, how: str, every: int) -> Iterator[Point]:
-    """One of `every` operations as in .ci/run; a third of that without CI; all of them with SIM_FULL=1."""
+def sampled(count: int, every: int, offset: int = 0) -> range:
+    """One of `every` numbers from 1 on, as in .ci/run; a third of that without CI; all of them with SIM_FULL=1."""
     step = 1 if os.environ.get("SIM_FULL") else every if os.environ.get("CI") else 3 * every
-    for at in range(1 + len(actor + how) % step, operations(scratch, actor) + 1, step):
+    return range(1 + offset % step, count + 1, step)
+
+
+def points(scratch: Path, actor: str, how: str, every: int) -> Iterator[Point]:
+    """The operations to die at."""
+    for at in sampled(operations(scratch, actor), every, len(actor + how)):
         yield Point(at, how, (0.2, 1.5, 8.0, 29.0)[at % 4] if how == "late" else 0.0)
 
 
