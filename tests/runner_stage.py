@@ -328,7 +328,7 @@ class Stage:
         self.out_dir.mkdir(parents=True)
         disk = LocalDisk(self.root)
         for path in layout.TREE:
-            disk.mkdir(path)
+            Path(self.root, path).mkdir(parents=True)
         disk.write(layout.SENTINEL, b"{}", durable=False)
         self.clock = Clock()
         self.keeper = Keeper(self.out_dir, self.clock)

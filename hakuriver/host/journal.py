@@ -79,7 +79,8 @@ class Journal:
         entries = self._read_chain(best)
         for term, seq in void:
             self.disk.remove(layout.journal(term, seq))
-        self.entries = [(e.term, e.seq) for e in entries]
+        older = [(term, seq) for seq, term in sorted(best.items()) if entries and seq < entries[0].seq]
+        self.entries = [*older, *((e.term, e.seq) for e in entries)]
         self.previous = position(entries[-1].term, entries[-1].seq) if entries else None
         return entries
 

@@ -325,7 +325,8 @@ class Host:
             self.collect(None)
             self._dismiss()
         if self._every("sweep", 5.0):
-            self.door.find_taken()
+            for entry in self.door.find_taken():
+                self.forget_taken(entry)  # its removal met a share that was just going away
             for change in self.liveness.sweep_revoked(self.now()):
                 self.decide(change)
 

@@ -20,6 +20,8 @@ from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk, ShareError
 from hakuriver.spool.layout import NodePaths
 
+#: How often is listed what may have been sent before.
+LOOKS = 3
 #: Takes a path of an inbox' lock, gives a context in which the inbox is written.
 Lock = Callable[[str], AbstractContextManager[Any]]
 
@@ -59,11 +61,13 @@ class Repeated(NamedTuple):
     document: Document
 
     def perform(self, disk: Disk, lock: Lock) -> None:
-        """Publish it unless it lies somewhere."""
+        """Publish it unless it lies somewhere; a listing may miss it, and one that was taken back must not return."""
         paths = NodePaths(self.document.node)
         name = f"{self.document.place}.json"
-        if not any(name in files.names(disk, paths.dir(part)) for part in ("inbox", "claimed", "revoked")):
-            self.document.perform(disk, lock)
+        for part in ("inbox", "claimed", "revoked") * LOOKS:
+            if name in files.names(disk, paths.dir(part)):
+                return
+        self.document.perform(disk, lock)
 
 
 class Removals(NamedTuple):

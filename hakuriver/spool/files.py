@@ -99,7 +99,10 @@ class Disk(Protocol):
         """Unlink; nothing happens if it is gone."""
 
     def mkdir(self, path: str) -> None:
-        """Make a directory and its parents; nothing happens if it is there."""
+        """Make a directory and its parents; nothing happens if it is there. ShareAway without the sentinel at the root.
+
+        Nothing may be made in the empty directory that an unmounted share leaves.
+        """
 
     def rmdir(self, path: str) -> None:
         """Remove a directory if it is empty; nothing happens otherwise."""
@@ -191,7 +194,7 @@ class LocalDisk:
 
     def mkdir(self, path: str) -> None:
         """See `Disk`."""
-        self._do("make directory", path, lambda full: os.makedirs(full, exist_ok=True))
+        self._do("make directory", path, lambda full: _make_directories(self.root, path.split("/")))
 
     def rmdir(self, path: str) -> None:
         """See `Disk`."""
@@ -236,6 +239,29 @@ def _fill(fd: int, data: bytes, durable: bool, offset: int | None = None) -> Non
         os.close(fd)
         raise
     os.close(fd)
+
+
+def _make_directories(root: str, parts: list[str]) -> None:
+    """All below one descriptor: what it says of the sentinel still holds when another file system comes or goes there."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not _exists(fd, layout.SENTINEL):
+            raise ShareAway(root)
+        for count in range(1, len(parts) + 1):
+            try:
+                os.mkdir("/".join(parts[:count]), dir_fd=fd)
+            except FileExistsError:
+                pass  # nearly always, or by another just now
+    finally:
+        os.close(fd)
+
+
+def _exists(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _abandon(full: str) -> None:

@@ -30,7 +30,7 @@ class River1:
         self.share = directory / "share"
         disk = LocalDisk(str(self.share))
         for path in layout.TREE:
-            disk.mkdir(path)
+            os.makedirs(f"{disk.root}/{path}")
         river = River(cluster="test", cluster_id="c1", created_at=0.0)
         disk.write(layout.SENTINEL, river.model_dump_json().encode())
         self.machine = Machine(directory, "m1", self.share)

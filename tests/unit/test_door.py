@@ -37,7 +37,7 @@ class River:
         self.clock = 0.0
         disk = self.disk = LocalDisk(str(root))
         for path in TREE:
-            disk.mkdir(path)
+            (root / path).mkdir(parents=True)
         disk.write(Baton(0, "none", 0, 0).path, b"")
         disk.write(layout.SENTINEL, b'{"cluster": "test", "cluster_id": "c", "created_at": 0}')
         self.start()

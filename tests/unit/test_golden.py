@@ -180,7 +180,7 @@ def test_recovery_from_a_checkpoint(scratch: Path) -> None:
         (entry["checkpoint"]["jobs"][0], golden("job-active.json")),
         (layout.journal(3, 43), json.dumps(entry).encode()),
     ):
-        disk.mkdir(path.rpartition("/")[0])
+        Path(disk.root, path).parent.mkdir(parents=True, exist_ok=True)
         disk.write(path, data)
     state, last, _ = recover(disk, Journal(disk, layout.Baton(3, "aabbccddeeff", 43, 0)))
     assert last is not None

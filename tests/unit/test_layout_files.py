@@ -108,6 +108,13 @@ def test_publish_makes_nothing_where_the_share_is_not_mounted(disk: LocalDisk, s
     assert not (scratch / "receipts").exists()
 
 
+def test_no_directory_is_made_in_an_empty_mount_point(disk: LocalDisk, scratch: Path) -> None:
+    (scratch / layout.SENTINEL).unlink()
+    with pytest.raises(ShareAway):
+        disk.mkdir("jobs/active/1")
+    assert not (scratch / "jobs").exists()
+
+
 def test_publish_batch_replaces_copies(disk: LocalDisk) -> None:
     files.publish_batch(disk, [("d/x", b"one"), ("d/y", b"two")])
     files.publish_batch(disk, [("d/x", b"three")])
@@ -287,7 +294,7 @@ def test_present_needs_the_sentinel(disk: LocalDisk, scratch: Path) -> None:
 
 def test_unfinished_files_are_removed_when_they_are_old(scratch: Path) -> None:
     disk = LocalDisk(str(scratch))
-    disk.mkdir("incoming/below")
+    (scratch / "incoming" / "below").mkdir(parents=True)
     for name, age in ((".old.1.tmp", 5000), ("below/.old.2.tmp", 5000), (".new.tmp", 10), ("job.json", 5000)):
         path = scratch / "incoming" / name
         path.write_text("x")

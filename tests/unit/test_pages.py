@@ -74,7 +74,7 @@ def save(disk: Counting, *snapshots: dict[str, Any]) -> None:
     for found in snapshots:
         tree = layout.ACTIVE if found["finished_at"] is None else layout.DONE
         path = layout.snapshot_path(tree, found["job"], found["term"], found["seq"])
-        disk.mkdir(path.rpartition("/")[0])
+        Path(disk.root, path).parent.mkdir(parents=True, exist_ok=True)
         disk.write(path, json.dumps(found).encode())
 
 

@@ -106,7 +106,7 @@ def test_a_restart_after_everything_was_told_writes_lists_alone(disk: Failing, i
 
 
 def test_pages_of_an_earlier_run_are_known(disk: Failing, index: Index) -> None:
-    disk.mkdir("www/jobs")
+    Path(disk.root, "www/jobs").mkdir(parents=True, exist_ok=True)
     disk.write("www/jobs/00000000000000000001.html", b"of a job that is gone")
     Teller(disk, index).tell([], nodes(), (1, 1))
     assert disk.list("www/jobs") == []

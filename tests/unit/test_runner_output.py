@@ -22,6 +22,11 @@ LIMIT = 64 * BLOCK
 PLENTY = 1 << 30
 
 
+def make_share(path: Path) -> None:
+    path.mkdir(exist_ok=True)
+    (path / layout.SENTINEL).touch()
+
+
 class Place:
     """A local file and its copy on a share."""
 
@@ -29,7 +34,7 @@ class Place:
         self.local = scratch / "0.out"
         self.local.touch()
         self.share = scratch / "share"
-        self.share.mkdir()
+        make_share(self.share)
         self.disk = LocalDisk(str(self.share))
 
     def stream(self, limit: int = LIMIT) -> Stream:
@@ -254,6 +259,7 @@ def test_an_output_that_cannot_be_stored_holds_up_no_other(scratch: Path) -> Non
                 raise ShareError("write", path, OSError(errno.EACCES, "Permission denied"))
             super().write_at(path, offset, data, durable=durable)
 
+    make_share(scratch)
     carrier = Carrier(Guarded(str(scratch)), str(scratch), LIMIT)
     for k in range(3):
         (scratch / f"{k}.out").write_bytes(b"x")
@@ -267,7 +273,7 @@ def test_an_output_that_cannot_be_stored_holds_up_no_other(scratch: Path) -> Non
 def test_a_turn_is_bounded_and_the_next_goes_on(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hakuriver.runner.output.TURN_MOST", 10 * BLOCK)
     carrier = Carrier(LocalDisk(str(scratch / "share")), str(scratch), LIMIT)
-    (scratch / "share").mkdir()
+    make_share(scratch / "share")
     for k in range(3):
         (scratch / f"{k}.out").write_bytes(noise(40 * BLOCK, k))
         carrier.finish(ended(k, 40 * BLOCK))
@@ -281,7 +287,7 @@ def test_a_turn_is_bounded_and_the_next_goes_on(scratch: Path, monkeypatch: pyte
 
 
 def test_running_tasks_are_looked_at_every_second(scratch: Path) -> None:
-    (scratch / "share").mkdir()
+    make_share(scratch / "share")
     carrier = Carrier(LocalDisk(str(scratch / "share")), str(scratch), LIMIT)
     attempt = ended(0, 0)
     carrier.follow(attempt)
@@ -299,7 +305,7 @@ def test_running_tasks_are_looked_at_every_second(scratch: Path) -> None:
 
 
 def test_a_slot_that_serves_another_task_by_now_is_left_alone(scratch: Path) -> None:
-    (scratch / "share").mkdir()
+    make_share(scratch / "share")
     carrier = Carrier(LocalDisk(str(scratch / "share")), str(scratch), LIMIT)
     process = subprocess.Popen(["sleep", "1000"])
     attempt = ended(0, 0)
@@ -326,7 +332,7 @@ def test_a_sync_that_fails_has_the_output_written_again(scratch: Path) -> None:
                 os.truncate(f"{self.root}/{layout.stdout_path(JOB, 0, 1)}", 0)
                 raise ShareError("sync", "", OSError(errno.EIO, "lost it"))
 
-    (scratch / "share").mkdir()
+    make_share(scratch / "share")
     carrier = Carrier(Forgetful(str(scratch / "share")), str(scratch), LIMIT)
     for k in range(4):
         (scratch / f"{k}.out").write_bytes(b"hello")
