@@ -194,7 +194,7 @@ class LocalDisk:
 
     def mkdir(self, path: str) -> None:
         """See `Disk`."""
-        self._do("make directory", path, lambda full: _make_directories(self.root, path.split("/")))
+        self._do("make directory", path, lambda _: _make_directories(self.root, path.split("/")))
 
     def rmdir(self, path: str) -> None:
         """See `Disk`."""
@@ -242,7 +242,7 @@ def _fill(fd: int, data: bytes, durable: bool, offset: int | None = None) -> Non
 
 
 def _make_directories(root: str, parts: list[str]) -> None:
-    """All below one descriptor: what it says of the sentinel still holds when another file system comes or goes there."""
+    """All below one descriptor: what it says of the sentinel still holds when another file system comes there."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not _exists(fd, layout.SENTINEL):
