@@ -31,8 +31,8 @@ test: $(VENV)/.dev $(LINT)  ## all tests of this machine; tells what was left ou
 	$(BIN)/pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
 	@$(BIN)/python contrib/left_out.py build/tests.xml
 
-test-crash: $(VENV)/.dev  ## every crash point of every kind (long: half an hour and more)
-	SIM_FULL=1 $(BIN)/pytest tests/sim --timeout=3600
+test-crash: $(VENV)/.dev  ## every crash point of every kind (minutes)
+	SIM_FULL=1 $(BIN)/pytest tests/sim $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Names of jobs, tasks, journal positions: made, parsed and compared in one place.
 
 A job id is 20 decimal digits: 13 of milliseconds since 1970 and 7 random ones, so that ids made by
-many clients without talking to each other sort by time and do not meet.
+many clients without talking to each other sort by time and do not meet. Those of one process also sort
+in the order in which they were made, so that what it submits in one go is admitted in that order.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 import os
 import re
 import time
+from _thread import allocate_lock  # `threading` would cost each start of a command a millisecond
 
 JOB_ID_DIGITS = 20
 TIME_DIGITS = 13
 #: Shortest ending of a job id that a person may type instead of the whole.
 ENDING_MIN = 4
+
+#: The next id in the same millisecond is at most so much higher.
+_STEP = 10_000
+_newest = 0
+_lock = allocate_lock()
 
 _JOB = re.compile(r"[0-9]{20}")
 _TASK = re.compile(r"([0-9]{20})(?:-(0|[1-9][0-9]*))?")
@@ -21,10 +28,14 @@ _POSITION = re.compile(r"([0-9]+)-([0-9]+)")
 
 
 def new_job_id(now: float | None = None) -> str:
-    """Make a job id; `now` is seconds since 1970 (default: the clock)."""
-    milliseconds = int((time.time() if now is None else now) * 1000)
-    random = int.from_bytes(os.urandom(8), "big") % 10**7
-    return f"{milliseconds:013d}{random:07d}"
+    """Make a job id of this moment, higher than all before it; or one of another time, `now` in seconds since 1970."""
+    global _newest
+    random = int.from_bytes(os.urandom(8), "big")
+    number = int((time.time() if now is None else now) * 1000) * 10**7 + random % 10**7
+    if now is None:
+        with _lock:
+            number = _newest = max(number, _newest + 1 + random % _STEP)
+    return f"{number:0{JOB_ID_DIGITS}d}"
 
 
 def is_job_id(text: str) -> bool:

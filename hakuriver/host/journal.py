@@ -117,7 +117,7 @@ class Journal:
         if not self._published:
             files.publish(self.disk, layout.journal(target.term, target.seq), data)
             self._published = True
-        if self.baton != target:
+        if self.baton.seq < target.seq:
             self._published = False  # if this fails, the share may have gone, and what was written not be on it
             self._rename(target)
         self.disk.sync([layout.HOST])
@@ -137,10 +137,12 @@ class Journal:
         self.baton = baton
 
     def _lost(self) -> None:
-        """The baton is gone: by another host, or a listing has missed it and it is there after all."""
+        """The baton is gone: by another host, by an earlier rename of ours, or a listing has missed it."""
         found = find_baton(self.disk)
         if found.term > self.baton.term or found.host != self.baton.host:
             raise Superseded(f"{found.name} has taken over from {self.baton.name}")
+        if found > self.baton:  # never back: an old listing may show a name that is gone
+            self.baton = found
         raise ShareError("rename", self.baton.path, OSError(5, "the baton cannot be seen"))
 
     def prune(self, seq: int) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Seconds that a step takes at least, so that time goes on.
 STEP_S = 0.001
+TINY_S = 1e-6
 NEVER = float("inf")
 OWN_UID = 0
 
@@ -169,4 +170,8 @@ class RunnerActor(Actor):
         if self.frozen_at is not None:
             return NEVER
         due = self.keeper.due()
-        return NEVER if due is None else max(self.world.t, due + self.booted_at)
+        if due is None:
+            return NEVER
+        # Two clocks of floats: what is not due yet by the machine's must not be due now by the world's, or time stands.
+        soonest = self.world.t if due <= self.boottime() else self.world.t + TINY_S
+        return max(soonest, due + self.booted_at)

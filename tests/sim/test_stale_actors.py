@@ -14,7 +14,7 @@ from sim.world import World
 
 __all__ = ["checkpoint_often"]
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(900)
 
 #: Seconds that an operation hangs: longer than lease and margin together.
 HANG_S = 30.0

@@ -34,6 +34,7 @@ TIMING = {
 }  # fmt: skip
 SETTINGS = parse({"paths": {"shared_dir": "/mnt/share", "state_dir": "/var/lib/hakuriver"}, "timing": TIMING}, "sim")
 RIVER = {"format": 1, "cluster": "sim", "cluster_id": "0123456789abcdef", "mode": "single-user", "created_at": 1.0}
+STANDSTILL = 10_000  #: turns without any passing of time: nothing will come of it
 TRACED = 45  #: operations told when something is wrong
 HOST_IDS = {"host": "aaaaaaaaaaaa", "other": "bbbbbbbbbbbb"}
 
@@ -129,11 +130,13 @@ class World:
 
     def run(self, until: Callable[[], bool] | None = None, limit_s: float = 120.0) -> bool:
         """Let time pass until something is true; tell whether it came to that."""
-        end = self.t + limit_s
+        end, moved_at, turns = self.t + limit_s, self.t, 0
         while self.t < end:
             if until is not None and until():
                 return True
             self._turn(end)
+            moved_at, turns = (self.t, 0) if self.t > moved_at else (moved_at, turns + 1)
+            assert turns < STANDSTILL, self.story()
         return until is not None and until()
 
     def _turn(self, end: float) -> None:
