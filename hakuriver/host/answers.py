@@ -9,7 +9,7 @@ from hakuriver.host.checking import problem
 from hakuriver.host.door import Asked
 from hakuriver.host.finished import Finished
 from hakuriver.host.jobs import ONLY, Job
-from hakuriver.ids import is_job_id, parse_task
+from hakuriver.ids import JOB_ID_DIGITS, is_job_id, parse_task
 from hakuriver.records import FINAL, ControlRequest, HostRequest, NodeRequest, RunRequest, task_count
 
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ class Answers:
         self.finished = Finished(host.disk)
 
     def answer(self, asked: Asked) -> None:
-        """Accept or refuse one request."""
+        """Accept or refuse one request, or leave it for later."""
         problems = asked.refusal or self._not_allowed(asked)
+        if not problems and isinstance(asked.body, ControlRequest) and self._too_early(asked, asked.body):
+            return
         if problems:
             self._refuse(asked, problems)
         elif asked.kind == "run":
@@ -142,6 +144,12 @@ class Answers:
              tasks, answers, asked.entry]
         )  # fmt: skip
         return None
+
+    def _too_early(self, asked: Asked, body: ControlRequest) -> bool:
+        """Whether it names a job that may be about to come."""
+        jobs = {target[:JOB_ID_DIGITS] for target in body.targets}
+        unknown = {job for job in jobs if job not in self._state.jobs and not self.finished.known(job)}
+        return bool(unknown) and self._host.door.postpone(asked, unknown)
 
     def _resolve(self, targets: list[str]) -> tuple[list[list[Any]], list[list[Any]]]:
         """Every task meant, as [job, k]; and answers for what is not there any more or never was."""

@@ -23,6 +23,8 @@ from hakuriver.spool.layout import Taken
 SETTLE_S = 2.0
 #: Seconds after which a file that is not whole yet is read again.
 AGAIN_S = 0.2
+#: Looks in a row, one each few seconds, that may miss an answered request before it counts as removed.
+UNSEEN_MOST = 5
 #: Files taken in one tick at most, so that nodes are heard between.
 TAKE_MOST = 2000
 
@@ -48,7 +50,8 @@ class Door:
         self._settling: dict[str, tuple[tuple[int, int], float]] = {}
         self._next_try: dict[str, float] = {}
         self._waiting: set[str] = set()  #: names in host/taken/ that are not answered yet
-        self._answered: set[str] = set()  #: names that may still lie there, until they are removed
+        self._postponed: set[str] = set()  #: those of them that named an unknown job
+        self._answered: dict[str, int] = {}  #: names that may still lie there -> looks since they were seen
 
     @property
     def busy(self) -> bool:
@@ -61,9 +64,12 @@ class Door:
         `answered`: what the journal answers; returned is what of it still lies there.
         """
         lying = {name for name in files.names(self._disk, layout.TAKEN) if layout.parse_taken(name)}
-        self._answered = (self._answered | (answered or set())) & lying
-        self._waiting |= lying - self._answered
-        return set(self._answered)
+        known = {**dict.fromkeys(answered or (), 0), **self._answered}
+        # One listing may miss what the next shows again, and nothing is answered twice.
+        looks = {name: 0 if name in lying else unseen + 1 for name, unseen in known.items()}
+        self._answered = {name: unseen for name, unseen in looks.items() if unseen <= UNSEEN_MOST}
+        self._waiting |= lying - self._answered.keys()
+        return lying & self._answered.keys()
 
     def take(self, term: int, seq: int) -> int:
         """Take what lies at the door; tell how many. The renames are durable on return."""
@@ -95,9 +101,22 @@ class Door:
     def answered(self, entry: str) -> None:
         """A request needs no more attention: its answer is in the journal."""
         self._waiting.discard(entry)
-        self._answered.add(entry)
+        self._answered[entry] = 0
         self._settling.pop(entry, None)
         self._next_try.pop(entry, None)
+        self._postponed.discard(entry)
+
+    def postpone(self, asked: Asked, jobs: set[str]) -> bool:
+        """Leave a request that names unknown jobs for later; False if these are not to be expected any more.
+
+        A listing may show the request before a job's own file, and that may not be whole or readable yet.
+        """
+        expected = any(_may_hold(entry, jobs) for entry in self._waiting if entry != asked.entry)
+        if asked.entry in self._postponed and not expected:
+            return False
+        self._postponed.add(asked.entry)
+        self._next_try[asked.entry] = self._boottime() + SETTLE_S
+        return True
 
     def _read_one(self, entry: str) -> Asked | None:
         taken = layout.parse_taken(entry)
@@ -157,6 +176,11 @@ class Door:
             self._settling[key] = (file.stamp, now)
             return False
         return now - since >= SETTLE_S
+
+
+def _may_hold(entry: str, jobs: set[str]) -> bool:
+    taken = layout.parse_taken(entry)
+    return taken is not None and (taken.request in jobs or taken.name.endswith(".jsonl"))
 
 
 def user_name(uid: int) -> str:

@@ -76,7 +76,7 @@ class Removals(NamedTuple):
     paths: list[str]
 
     def perform(self, disk: Disk, _lock: Lock) -> None:
-        """Remove them."""
+        """Remove them. What was gone already counts only if the share is there: else all would seem to be gone."""
         for path in self.paths:
             try:
                 disk.remove(path)
@@ -84,6 +84,7 @@ class Removals(NamedTuple):
                 if error.errno not in (errno.EISDIR, errno.EPERM):
                     raise
                 disk.rmdir(path)  # somebody put a directory there; it stays if it is not empty
+        files.present(disk)
 
 
 class Forgetting(NamedTuple):

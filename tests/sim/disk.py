@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from hakuriver.spool.files import DoorFile, Entry
+from hakuriver.spool.files import DoorFile, Entry, ShareAway
+from hakuriver.spool.layout import SENTINEL
 from sim.share import Share
 
 T = TypeVar("T")
@@ -107,7 +108,12 @@ class SimDisk:
         self.operate("remove", path, unlink)
 
     def mkdir(self, path: str) -> None:
-        self.operate("mkdir", path, lambda: self.mounted.mkdir(path))
+        def make() -> None:
+            if not self.mounted.has(SENTINEL):
+                raise ShareAway(self.root)
+            self.mounted.mkdir(path)
+
+        self.operate("mkdir", path, make)
 
     def rmdir(self, path: str) -> None:
         self.operate("rmdir", path, lambda: self.mounted.rmdir(path))

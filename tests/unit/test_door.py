@@ -178,6 +178,40 @@ def test_touch_kills(river: River) -> None:
     assert [(a.task, a.ok, a.outcome) for a in receipt.answers] == [(JOB, True, "killed")]
 
 
+def test_a_kill_that_is_read_before_its_job_waits_for_it(river: River) -> None:
+    path = river.drop(f"{JOB}.json", RUN[:-1])  # still being copied
+    river.drop(f"{JOB}.kill", b"")
+    river.tick()
+    assert river.names("receipts") == []
+    path = next((river.root / "host" / "taken").glob(f"*.{JOB}.json"))
+    path.write_bytes(RUN)
+    river.settle()
+    assert river.receipt(f"{JOB}.json").outcome == "accepted"
+    assert [a.ok for a in river.receipt(f"{JOB}.kill").answers] == [True]
+
+
+def test_a_kill_of_a_job_that_is_in_no_file_is_answered_soon(river: River) -> None:
+    receipt = river.ask(f"{JOB}.kill", b"")
+    assert [(a.ok, a.outcome) for a in receipt.answers] == [(False, "there is no such job")]
+
+
+def test_a_request_that_stays_after_its_answer_is_not_answered_again(
+    river: River, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(river.disk, "remove", lambda path: None)  # the removals meet the empty mount point
+    first = river.ask("job.json")
+    names = LocalDisk.list
+    river.tick(5.0)
+    monkeypatch.setattr(LocalDisk, "list", lambda self, path: [] if path == layout.TAKEN else names(self, path))
+    river.tick(5.0)  # a listing that misses it
+    monkeypatch.undo()
+    river.settle()
+    river.tick(5.0)
+    river.settle()
+    assert river.receipts() == [first]
+    assert river.names("host/taken") == []
+
+
 def test_a_job_and_a_task_of_it_named_together_are_answered_once(river: River) -> None:
     river.ask(f"{JOB}.json", b'{"command": ["true"], "array": "0-2"}')
     asked = {"request": "kill", "targets": [f"{JOB}-1", JOB, f"{JOB}-1"]}
