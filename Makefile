@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 #: make test LINT= leaves the linters out (a second Python of the same sources)
 LINT ?= lint
 PYTEST_ARGS ?=
+# As many at once as there are cores; with many cores the real clusters would still share one disk.
+PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 # Directories too, so that a removed module counts as a change.
 SOURCES := pyproject.toml README.md $(shell find hakuriver -name __pycache__ -prune -o -print)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -28,11 +30,11 @@ demo: $(VENV)/.installed  ## a cluster of two nodes on a temporary share does re
 
 test: $(VENV)/.dev $(LINT)  ## all tests of this machine; tells what was left out
 	@mkdir -p build
-	$(BIN)/pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) --junitxml=build/tests.xml $(PYTEST_ARGS)
 	@$(BIN)/python contrib/left_out.py build/tests.xml
 
 test-crash: $(VENV)/.dev  ## every crash point of every kind (minutes)
-	SIM_FULL=1 $(BIN)/pytest tests/sim $(PYTEST_ARGS)
+	SIM_FULL=1 $(BIN)/pytest $(PARALLEL) tests/sim $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -128,6 +128,7 @@ class Door:
         try:
             file = self._disk.inspect(f"{layout.TAKEN}/{entry}", limit)
         except FileNotFoundError:
+            files.present(self._disk)  # where the share is not, nothing can be seen
             self._waiting.discard(entry)  # gone, or not to be seen yet: then a later look finds it
             return None
         except ShareError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from hakuriver.spool import layout
 from sim.oracle import Final
 from sim.world import World
 
@@ -38,10 +39,17 @@ class Scenario:
         at(3.3, lambda: world.drop(f"{self.jobs['paused']}.pause", b""))
         at(4.2, self._batch)
         at(5.3, lambda: world.drop(f"{self.jobs['killed']}.kill", b""))
-        at(6.4, lambda: world.drop(f"{self.jobs['paused']}.resume", b""))
+        at(6.4, self._resume)
 
     def _submit(self, label: str, *argv: str, **spec: object) -> None:
         self.jobs[label] = self.world.submit(*argv, name=label, **spec)
+
+    def _resume(self) -> None:
+        """What is asked before the first was answered has no order."""
+        if self.world.share.has(layout.receipt(f"{self.jobs['paused']}.pause")):
+            self.world.drop(f"{self.jobs['paused']}.resume", b"")
+        else:
+            self.world.after(0.5, self._resume)
 
     def _batch(self) -> None:
         lines = [
