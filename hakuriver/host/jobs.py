@@ -90,6 +90,12 @@ class Task:
             return bool(self.earlier[-1][0] == self.attempt and self.earlier[-1][2] == "lost")
         return self.state == "lost"
 
+    @property
+    def holder(self) -> str | None:
+        """The node that its latest attempt was sent to, also when that was given up as lost."""
+        given_up: str | None = self.earlier[-1][1] if self.state == "pending" and self.earlier else None
+        return self.node or given_up
+
     def reset(self) -> None:
         """Forget the latest attempt's ending, as another is to come."""
         self.started_at = self.ended_at = self.exit_code = self.signal = self.peak_memory_bytes = None

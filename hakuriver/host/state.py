@@ -239,7 +239,7 @@ class State:
         job = self.jobs.get(event["job"])
         k = ONLY if event.get("k") is None else event["k"]
         task = job.live.get(k) if job else None
-        if job is None or task is None or task.attempt != event["attempt"]:
+        if job is None or task is None or (task.attempt, task.holder) != (event["attempt"], node.name):
             return
         kind = event["kind"]
         if kind == "ended":

@@ -172,6 +172,17 @@ def test_revoked_waits_again_under_the_same_number() -> None:
     assert river.state.nodes["n1"].cores_held == 0
 
 
+def test_what_another_node_tells_of_the_same_attempt_changes_nothing() -> None:
+    river = River()
+    place = river.send("n1")
+    river.change("revoked", "n1", place, 3.0)
+    river.claim(river.send("n2"), "n2")
+    river.end("failed", node="n1", exit_code=1)
+    assert river.is_("assigning")
+    river.end("completed", node="n2")
+    assert river.is_("completed")
+
+
 def test_kill_of_pending_is_answered_at_once() -> None:
     river = River()
     river.kill()
