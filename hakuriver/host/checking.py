@@ -8,7 +8,15 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from hakuriver.records import NESTING_MAX, ControlRequest, HostRequest, JobSpec, NodeRequest, RunRequest
+from hakuriver.records import (
+    JOB_FILE_MAX,
+    NESTING_MAX,
+    ControlRequest,
+    HostRequest,
+    JobSpec,
+    NodeRequest,
+    RunRequest,
+)
 
 _MODELS: dict[str, type[BaseModel]] = {"run": RunRequest}
 for _model in (ControlRequest, NodeRequest, HostRequest):
@@ -159,6 +167,8 @@ def _closing(line: bytes) -> int | None:
 
 
 def _line(line: bytes) -> RunRequest:
+    if len(line) > JOB_FILE_MAX:
+        raise Refusal([problem("line", f"{len(line):,} bytes", f"a job may have {JOB_FILE_MAX:,} bytes at most")])
     body = request(line)
     if not isinstance(body, RunRequest):
         raise Refusal([problem("request", body.request, "only jobs may stand in a batch")])

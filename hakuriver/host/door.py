@@ -23,6 +23,8 @@ from hakuriver.spool.layout import Taken
 SETTLE_S = 2.0
 #: Seconds after which a file that is not whole yet is read again.
 AGAIN_S = 0.2
+#: Bytes for which a file is left alone for so long once more.
+LARGE = 4 << 20
 #: Looks in a row, one each few seconds, that may miss an answered request before it counts as removed.
 UNSEEN_MOST = 5
 #: Files taken in one tick at most, so that nodes are heard between.
@@ -142,17 +144,17 @@ class Door:
             kind, body = self._parse(entry, match[1], ending, file)
         except Refusal as refusal:
             if refusal.unfinished and not self._settled(entry, file):
-                self._look_later(entry)
+                self._look_later(entry, file.size)
                 return None
             return Asked(entry, taken, file.uid, refusal.kind, None, refusal.problems)
         except checking.Unfinished:
-            self._look_later(entry)
+            self._look_later(entry, file.size)
             return None
         return Asked(entry, taken, file.uid, kind, body, None)
 
-    def _look_later(self, entry: str) -> None:
+    def _look_later(self, entry: str, size: int = 0) -> None:
         """Look again in a moment: reading a large file over and over would hold up the rest."""
-        self._next_try[entry] = self._boottime() + AGAIN_S
+        self._next_try[entry] = self._boottime() + min(SETTLE_S, AGAIN_S * (1 + size / LARGE))
 
     def _refuse(self, entry: str, taken: Taken, ending: str, file: DoorFile, why: str) -> Asked:
         kind = {"json": "run", "jsonl": "batch"}.get(ending, ending)

@@ -329,6 +329,7 @@ def test_a_touched_file_must_name_a_job_or_task(river: River, name: str) -> None
         (RUN + b'\n{"end": 2}\n', "says 2 jobs, 1 lines"),
         (RUN + b'\n{"end": true}\n', "must be there"),
         (b'{"end": 0}\n', "no job"),
+        (RUN[:-1] + b" " * (1 << 20) + b'}\n{"end": 1}\n', "1,048,576 bytes at most"),
         (b'{"request": "kill", "targets": ["%s"]}\n{"end": 1}\n' % JOB.encode(), "only jobs"),
         (b'{"command":["x"],"id":"%s"}\n' % JOB.encode() * 2 + b'{"end": 2}\n', "stands in it twice"),
     ],
