@@ -1,12 +1,16 @@
-"""Keeps daemons small: what a burst of work took from the C library goes back to the system afterwards.
+"""Keeps daemons small: what a burst of work took goes back to the system afterwards.
 
-Source: mallopt(3), malloc_trim(3). Where the C library has neither (musl), nothing is done.
+Python's own allocator gives back only arenas of 1 MiB in which nothing lives any more; the C library's, every free
+page. Source: Python's documentation of PYTHONMALLOC and of its memory management; mallopt(3), malloc_trim(3).
+Where the C library has neither of the latter (musl), nothing is done.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import sys
 
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
@@ -16,6 +20,12 @@ _MAPPED = 128 * 1024
 QUIET_S = 5.0
 
 _libc = ctypes.CDLL(None)
+
+
+def begin() -> None:
+    """Have this process use the C library's allocator, unless the environment names one: it starts once more."""
+    if "PYTHONMALLOC" not in os.environ:
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONMALLOC": "malloc"})
 
 
 def settle() -> None:

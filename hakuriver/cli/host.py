@@ -26,9 +26,13 @@ def host(context: click.Context) -> int | None:
     """
     if context.invoked_subcommand is not None:
         return None
+    settings = config.load(chosen_config())
+    from hakuriver import memory
+
+    memory.begin()
     from hakuriver.host.daemon import run
 
-    return run(config.load(chosen_config()))
+    return run(settings)
 
 
 @host.command()

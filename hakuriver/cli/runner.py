@@ -28,6 +28,9 @@ def runner(name: str | None) -> int:
     settings = config.load(chosen_config())
     if name is not None:
         settings.node.name = name
+    from hakuriver import memory
+
+    memory.begin()
     from hakuriver.runner.daemon import run
 
     return run(settings)

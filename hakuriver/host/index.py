@@ -62,7 +62,7 @@ class Index:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = off")
-        connection.execute("pragma cache_size = -2000")
+        connection.execute("pragma cache_size = -500")
         return sqlite_utils.Database(connection)
 
     def _meta(self, db: sqlite_utils.Database) -> dict[str, str]:
@@ -212,20 +212,24 @@ class Index:
 def job_columns(snapshot: dict[str, Any]) -> dict[str, Any]:
     """A job's row in the index, from its snapshot."""
     spec = snapshot["spec"]
-    tasks = [TaskRow(*task) for task in snapshot["tasks"]]
+    nodes: set[str] = set()
+    reason = ""
+    for task in (TaskRow(*row) for row in snapshot["tasks"]):
+        nodes.update({task.node} if task.node else ())
+        reason = reason or (task.reason if task.state != "completed" else "")
     return {
         **{name: snapshot.get(name) for name in _JOBS if name in snapshot},
         "ending": snapshot["job"][-3:],
         "counts": json.dumps(snapshot["counts"]),
-        "nodes": json.dumps(sorted({task.node for task in tasks if task.node})),
+        "nodes": json.dumps(sorted(nodes)),
         "cores": spec.get("cores", 1),
         "memory_bytes": spec.get("memory_bytes"),
         "priority": spec.get("priority", 0),
-        "started_at": first_start(tasks),
+        "started_at": first_start(TaskRow(*row) for row in snapshot["tasks"]),
         "finished_at": snapshot.get("finished_at"),
         "exit_code": snapshot.get("exit_code"),
         "command": shortened(spec["command"]),
-        "reason": next((task.reason for task in tasks if task.reason and task.state != "completed"), ""),
+        "reason": reason,
     }
 
 

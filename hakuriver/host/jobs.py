@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from hakuriver import units
@@ -22,6 +23,11 @@ PENDING = CODE["pending"]
 EXIT_TIME_LIMIT = 124
 EXIT_UNKNOWN = 125
 EXIT_KILLED_OOM = 137
+
+#: Between the head of a snapshot and its rows. No text in it can hold this: quotes in texts are escaped.
+_TASKS = b', "tasks": ['
+#: Bytes from which a snapshot's rows are decoded one by one.
+LARGE = 256 * 1024
 
 #: k of a job's only task, which has none in its name.
 ONLY = 0
@@ -280,7 +286,7 @@ class Job:
         }
         live = ",".join(json.dumps(t.row(self.single), separators=(",", ":")) for t in self.live.values()).encode()
         rows = bytes(self.over) + live if live else bytes(self.over[:-1])
-        return json.dumps(head)[:-1].encode() + b', "tasks": [' + rows + b"]}\n"
+        return json.dumps(head)[:-1].encode() + _TASKS + rows + b"]}\n"
 
     @property
     def size(self) -> int:
@@ -305,6 +311,33 @@ class Job:
                 job.settle(task)
         job.lost = job.counts[CODE["lost"]]
         return job
+
+
+class Rows:
+    """The rows of a large snapshot, decoded anew in each pass: all of them at once would leave a daemon large."""
+
+    def __init__(self, text: str) -> None:
+        """`text`: compact rows with commas between them, and whatever ends them."""
+        self._text = text
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        decode, at = json.JSONDecoder().raw_decode, 0
+        while self._text.startswith("[", at):
+            row, at = decode(self._text, at)
+            yield row
+            at += self._text.startswith(",", at)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def read_snapshot(data: bytes) -> dict[str, Any]:
+    """A snapshot as JSON (records.JobSnapshot), `tasks` to be gone through only. Raises ValueError if it is none."""
+    head, mark, rows = data.partition(_TASKS)
+    if len(data) < LARGE or not mark:
+        return json.loads(data)  # type: ignore[no-any-return]
+    found: dict[str, Any] = json.loads(head + b"}")
+    return {**found, "tasks": Rows(rows.decode())}
 
 
 def exit_code_of(task: Task) -> int:

@@ -5,7 +5,6 @@ Nothing waits for it and nothing rests on it: what it misses in a crash is rebui
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -13,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from hakuriver.host.jobs import read_snapshot
 from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk, ShareError
@@ -128,7 +128,7 @@ class Telling:
 def _newest(snapshots: Iterator[bytes]) -> list[dict[str, Any]]:
     newest: dict[str, dict[str, Any]] = {}
     for data in snapshots:
-        found = json.loads(data)
+        found = read_snapshot(data)
         newest[found["job"]] = found
     return list(newest.values())
 
@@ -153,6 +153,6 @@ def _bucket(disk: Disk, bucket: str) -> Iterator[dict[str, Any]]:
                 newest[found[0]] = (found[2], f"{tree}/{bucket}/{name}")
     for _, path in newest.values():
         try:
-            yield json.loads(disk.read(path))
+            yield read_snapshot(disk.read(path))
         except (FileNotFoundError, ValueError):
             continue  # replaced by a newer one just now

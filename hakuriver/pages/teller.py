@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from hakuriver.host.index import Index
+from hakuriver.host.jobs import read_snapshot
 from hakuriver.pages.newest import Newest
 from hakuriver.pages.rendering import Page, Renderer, joined
 from hakuriver.pages.views import ROWS_MOST, Log, LogFile, job_view, log_files, tails
@@ -245,8 +246,7 @@ class Teller:
         ]
         for _, path in sorted(found, reverse=True):
             try:
-                snapshot: dict[str, Any] = json.loads(self._disk.read(path))
-                return snapshot
+                return read_snapshot(self._disk.read(path))
             except (FileNotFoundError, ValueError):
                 continue  # replaced just now
         return None

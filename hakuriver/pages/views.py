@@ -77,9 +77,7 @@ def job_view(snapshot: dict[str, Any], now: float) -> dict[str, Any]:
 
 def shown_rows(snapshot: dict[str, Any]) -> list[TaskRow]:
     """The tasks that stand on the page, in order; of too many those that did not complete go first."""
-    rows = snapshot["tasks"]
-    if len(rows) > ROWS_MOST:
-        rows = heapq.nsmallest(ROWS_MOST, rows, key=lambda row: (row[1] == "completed", row[0]))
+    rows = heapq.nsmallest(ROWS_MOST, snapshot["tasks"], key=lambda row: (row[1] == "completed", row[0] or 0))
     return sorted((TaskRow(*row) for row in rows), key=lambda row: row.k or 0)
 
 

@@ -82,7 +82,8 @@ class Attempt:
             self.document.open -= 1
 
     def told(self) -> None:
-        """See `Mark`: its ending."""
+        """See `Mark`: its ending, which is on the share now and need not be kept here too."""
+        self.end = {}
 
     def acknowledged(self) -> None:
         """See `Mark`: its ending."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hakuriver.host.jobs import Job
+from hakuriver.host.jobs import LARGE, Job, Rows, read_snapshot
 from hakuriver.host.state import State
 
 JOB = "17952394256555067814"
@@ -289,6 +289,23 @@ def test_snapshot_and_back() -> None:
     assert again.spec == {**again.spec, **river.job.spec}
     assert [again.state_of(k) for k in (3, 5, 6, 9)] == ["completed", "assigning", "pending", "pending"]
     assert list(again.waiting) == [6, 7, 8, 9]
+
+
+def test_the_rows_of_a_large_snapshot_are_decoded_one_by_one() -> None:
+    river = River(array="0-3999", env={"A": "x", "tasks": ', "tasks": ['})
+    river.change("end", JOB, 7, "killed", "killed", 'it said "], \\"tasks\\": [" and more', 5.0)
+    for k in set(range(4000)) - {7}:
+        river.send(k=k)
+    data = river.job.snapshot()
+    assert len(data) > LARGE
+    found, whole = read_snapshot(data), json.loads(data)
+    assert isinstance(found["tasks"], Rows)
+    assert list(found["tasks"]) == list(found["tasks"]) == whole["tasks"]
+    assert len(found["tasks"]) == 4000
+    assert {**found, "tasks": whole["tasks"]} == whole
+    assert read_snapshot(River().job.snapshot())["tasks"] == []
+    with pytest.raises(ValueError, match="Expecting"):
+        read_snapshot(b"x" * LARGE)
 
 
 @pytest.mark.parametrize(
