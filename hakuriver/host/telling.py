@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ log = logging.getLogger("hakuriver.host")
 
 #: Seconds between two rounds of telling; what comes in between is told together.
 ROUND_S = 2.0
+
+#: Seconds after which this thread lets go of the interpreter when the host's own thread wants it.
+SWITCH_S = 0.0005
 
 Position = tuple[int, int]
 
@@ -44,6 +48,7 @@ class Telling:
 
     def start(self) -> None:
         """Begin to tell."""
+        sys.setswitchinterval(SWITCH_S)
         self._thread.start()
 
     def stop(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from hakuriver.host.index import Index
 from hakuriver.host.jobs import read_snapshot
+from hakuriver.ids import JOB_ID_DIGITS
 from hakuriver.pages.newest import Newest
 from hakuriver.pages.rendering import Page, Renderer, joined
 from hakuriver.pages.views import ROWS_MOST, Log, LogFile, job_view, log_files, tails
@@ -203,13 +204,14 @@ class Teller:
         """Write pages that are due, newest first; take away those of jobs that are no longer among the newest."""
         newest = self._newest.lines
         self.forget_pages([job for job in {*self._paged, *self._pages_due} if job not in newest])
-        for job in sorted(self._pages_due, reverse=True)[:PAGES_MOST]:
-            self._write_page(job, fresh.get(job), at)
+        due = sorted(self._pages_due, reverse=True)[:PAGES_MOST]
+        saved = self._saved([job for job in due if job not in fresh])
+        for job in due:
+            self._write_page(job, fresh.get(job) or self._read(saved.get(job, ())), at)
             del self._pages_due[job]
         self._look_at_logs(at)
 
     def _write_page(self, job: str, snapshot: dict[str, Any] | None, at: float) -> None:
-        snapshot = snapshot or self._read_snapshot(job)
         if snapshot is None:
             return
         try:
@@ -229,22 +231,32 @@ class Teller:
     def _look_at_logs(self, at: float) -> None:
         """Of jobs that run, write those pages anew whose logs have grown; a few a round, in turn."""
         due = [(look.at, job) for job, look in self._looks.items() if _past(look.at, at, LOGS_S)]
-        for _, job in sorted(due)[:LOGS_MOST]:
-            look = self._looks[job]
-            seen = _digest_of(tails(self._disk, look.files))
-            self._looks[job] = Look(at, look.files, seen)
-            if seen != look.digest:
-                self._write_page(job, None, at)
+        grown = [job for _, job in sorted(due)[:LOGS_MOST] if self._look(job, at)]
+        saved = self._saved(grown)
+        for job in grown:
+            self._write_page(job, self._read(saved.get(job, ())), at)
 
-    def _read_snapshot(self, job: str) -> dict[str, Any] | None:
-        """The job's newest snapshot on the share; None if it has none."""
-        found = [
-            (place[2], f"{directory}/{name}")
-            for directory in (f"{tree}/{layout.bucket(job)}" for tree in (layout.ACTIVE, layout.DONE))
-            for name in files.names(self._disk, directory)
-            if (place := layout.parse_snapshot(name)) and place[0] == job
-        ]
-        for _, path in sorted(found, reverse=True):
+    def _look(self, job: str, at: float) -> bool:
+        """Whether the job's logs have changed since the last look."""
+        look = self._looks[job]
+        seen = _digest_of(tails(self._disk, look.files))
+        self._looks[job] = Look(at, look.files, seen)
+        return seen != look.digest
+
+    def _saved(self, jobs: list[str]) -> dict[str, list[tuple[int, str]]]:
+        """Where snapshots of these jobs lie, with their seq. Each bucket is listed once: it may hold 100,000 jobs."""
+        wanted = set(jobs)
+        found: dict[str, list[tuple[int, str]]] = {}
+        for bucket in sorted({layout.bucket(job) for job in wanted}):
+            for directory in (f"{layout.ACTIVE}/{bucket}", f"{layout.DONE}/{bucket}"):
+                for name in files.names(self._disk, directory):
+                    if name[:JOB_ID_DIGITS] in wanted and (place := layout.parse_snapshot(name)):
+                        found.setdefault(place[0], []).append((place[2], f"{directory}/{name}"))
+        return found
+
+    def _read(self, places: Iterable[tuple[int, str]]) -> dict[str, Any] | None:
+        """The newest of a job's snapshots; None if it has none."""
+        for _, path in sorted(places, reverse=True):
             try:
                 return read_snapshot(self._disk.read(path))
             except (FileNotFoundError, ValueError):

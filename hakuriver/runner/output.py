@@ -26,7 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from hakuriver.keeper.proc import start_ticks
-from hakuriver.spool import layout
+from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk, ShareError, directory_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ BLOCK = 4096
 PIECE = 1 << 20  #: bytes read and written at once, at most
 TURN_MOST = 8 << 20  #: bytes carried in one turn for tasks that have ended, so that heartbeats stay on time
 LIVE_EVERY_S = 1.0
-SYNC_ALL_FROM = 4  #: so many ended tasks share one sync of the whole file system
 #: Errors of one path that waiting will not mend: a link or a directory where the output should go.
 HOPELESS = {errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EFBIG, errno.EEXIST}
 
@@ -291,7 +290,7 @@ class Carrier:
 
     def _finish_some(self) -> list[Finished]:
         """Those whose turn it is, until the bytes of a turn are used up or the share objects."""
-        together = len(self._ending) >= SYNC_ALL_FROM
+        together = len(self._ending) >= files.SYNC_ALL_FROM
         done: list[Finished] = []
         left = TURN_MOST
         for _ in range(len(self._ending)):

@@ -16,13 +16,15 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from hakuriver.spool import layout
 
 #: Leading dot: listings never show unfinished files.
 TEMP_SUFFIX = ".tmp"
+#: From so many files on one sync of the whole file system costs less than one for each.
+SYNC_ALL_FROM = 8
 #: Tries by path before a stale handle is believed (NFS and Gluster give ESTALE on good paths).
 STALE_TRIES = 4
 
@@ -370,13 +372,7 @@ def publish(disk: Disk, path: str, data: bytes, *, replace: bool = False) -> Non
     `replace` is for what `spool_layout.md` lists as replaced (indexes, pages, copies of receipts); it is not
     made durable. Otherwise a name that stands already counts as done: names are never given twice.
     """
-    temporary = _temporary(path)
-    try:
-        disk.write(temporary, data, durable=not replace)
-    except FileNotFoundError:
-        present(disk)  # nothing is made in the empty directory that an unmounted share leaves
-        disk.mkdir(directory_of(path))
-        disk.write(temporary, data, durable=not replace)
+    temporary = _prepare(disk, path, data, durable=not replace)
     if replace:
         disk.rename(temporary, path)
     else:
@@ -384,14 +380,30 @@ def publish(disk: Disk, path: str, data: bytes, *, replace: bool = False) -> Non
         disk.sync([directory_of(path)])
 
 
-def publish_batch(disk: Disk, documents: Iterable[tuple[str, bytes]]) -> None:
-    """Publish many documents with one sync for all. New names, or copies that may be replaced."""
-    made = False
+def publish_batch(disk: Disk, documents: Sequence[tuple[str, bytes]]) -> None:
+    """Publish documents, of which there may be many, durably. New names, or copies that may be replaced.
+
+    One sync of the file system serves many; for a few it would be dear, as it waits for all that others write there.
+    """
+    few = len(documents) < SYNC_ALL_FROM
     for path, data in documents:
-        publish(disk, path, data, replace=True)
-        made = True
-    if made:
+        disk.rename(_prepare(disk, path, data, durable=few), path)
+    if few:
+        disk.sync(dict.fromkeys(directory_of(path) for path, _ in documents))
+    else:
         disk.sync_all()
+
+
+def _prepare(disk: Disk, path: str, data: bytes, *, durable: bool) -> str:
+    """Write a document under a temporary name beside its own; return that."""
+    temporary = _temporary(path)
+    try:
+        disk.write(temporary, data, durable=durable)
+    except FileNotFoundError:
+        present(disk)  # nothing is made in the empty directory that an unmounted share leaves
+        disk.mkdir(directory_of(path))
+        disk.write(temporary, data, durable=durable)
+    return temporary
 
 
 def _arrive(disk: Disk, temporary: str, path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,30 @@ def test_publish_batch_replaces_copies(disk: LocalDisk) -> None:
     files.publish_batch(disk, [("d/x", b"one"), ("d/y", b"two")])
     files.publish_batch(disk, [("d/x", b"three")])
     assert (disk.read("d/x"), disk.read("d/y")) == (b"three", b"two")
+
+
+@pytest.mark.parametrize("count", [1, files.SYNC_ALL_FROM - 1, files.SYNC_ALL_FROM, 100])
+def test_a_batch_is_durable_with_few_syncs(scratch: Path, count: int) -> None:
+    class Counting(LocalDisk):
+        def __init__(self, root: str) -> None:
+            super().__init__(root)
+            self.did: list[tuple[str, object]] = []
+
+        def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
+            self.did.append(("write", durable))
+            super().write(path, data, durable=durable)
+
+        def sync(self, directories: Iterable[str]) -> None:
+            self.did.append(("sync", list(directories)))
+
+        def sync_all(self) -> None:
+            self.did.append(("sync_all", None))
+
+    (scratch / "d").mkdir()
+    disk = Counting(str(scratch))
+    files.publish_batch(disk, [(f"d/{n}", b"x") for n in range(count)])
+    few = count < files.SYNC_ALL_FROM
+    assert disk.did == [("write", few)] * count + [("sync", ["d"]) if few else ("sync_all", None)]
 
 
 def test_of_two_that_move_one_wins(disk: LocalDisk) -> None:

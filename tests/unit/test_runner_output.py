@@ -16,7 +16,7 @@ from hakuriver.keeper.proc import start_ticks
 from hakuriver.runner.output import BLOCK, Carrier, Gap, Stream, marker, on_share, read_gaps
 from hakuriver.runner.work import Attempt
 from hakuriver.spool import layout
-from hakuriver.spool.files import LocalDisk, ShareError
+from hakuriver.spool.files import SYNC_ALL_FROM, LocalDisk, ShareError
 
 LIMIT = 64 * BLOCK
 PLENTY = 1 << 30
@@ -334,9 +334,9 @@ def test_a_sync_that_fails_has_the_output_written_again(scratch: Path) -> None:
 
     make_share(scratch / "share")
     carrier = Carrier(Forgetful(str(scratch / "share")), str(scratch), LIMIT)
-    for k in range(4):
+    for k in range(SYNC_ALL_FROM):
         (scratch / f"{k}.out").write_bytes(b"hello")
         carrier.finish(ended(k, 5))
     assert carrier.turn(0.0) == []
-    assert len(carrier.turn(0.0)) == 4
+    assert len(carrier.turn(0.0)) == SYNC_ALL_FROM
     assert (scratch / "share" / layout.stdout_path(JOB, 0, 1)).read_bytes() == b"hello"
