@@ -13,6 +13,8 @@ from hakuriver.host.state import State
 
 #: Seconds looked back, and the longest task that counts as short.
 WINDOW_S = 1.0
+#: Seconds that the first endings are taken to have been spread over.
+BEGUN_S = 0.1
 #: Cores' worth sent ahead at most.
 AHEAD_MOST = 4000
 
@@ -40,4 +42,6 @@ class Ahead:
             ended.popleft()
         if not ended:
             return 0, frozenset()
-        return min(AHEAD_MOST, sum(cores for _, _, cores in ended)), frozenset(job for _, job, _ in ended)
+        seen_s = max(BEGUN_S, now - ended[0][0])  # a burst that has just begun goes on as it began
+        a_second = int(sum(cores for _, _, cores in ended) * WINDOW_S / seen_s)
+        return min(AHEAD_MOST, a_second), frozenset(job for _, job, _ in ended)

@@ -13,7 +13,7 @@ import os
 import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlite_utils
 
@@ -212,31 +212,44 @@ class Index:
 def job_columns(snapshot: dict[str, Any]) -> dict[str, Any]:
     """A job's row in the index, from its snapshot."""
     spec = snapshot["spec"]
-    nodes: set[str] = set()
-    reason = ""
-    for task in (TaskRow(*row) for row in snapshot["tasks"]):
-        nodes.update({task.node} if task.node else ())
-        reason = reason or (task.reason if task.state != "completed" else "")
+    seen = survey(snapshot["tasks"])
     return {
         **{name: snapshot.get(name) for name in _JOBS if name in snapshot},
         "ending": snapshot["job"][-3:],
         "counts": json.dumps(snapshot["counts"]),
-        "nodes": json.dumps(sorted(nodes)),
+        "nodes": json.dumps(sorted(seen.nodes)),
         "cores": spec.get("cores", 1),
         "memory_bytes": spec.get("memory_bytes"),
         "priority": spec.get("priority", 0),
-        "started_at": first_start(TaskRow(*row) for row in snapshot["tasks"]),
+        "started_at": seen.started_at,
         "finished_at": snapshot.get("finished_at"),
         "exit_code": snapshot.get("exit_code"),
         "command": shortened(spec["command"]),
-        "reason": reason,
+        "reason": seen.reason,
     }
 
 
-def first_start(tasks: Iterable[TaskRow]) -> float | None:
-    """When the first attempt of any of these tasks started."""
-    times = (time for task in tasks for time in (task.started_at, *(attempt[6] for attempt in task.earlier)))
-    return min((time for time in times if time is not None), default=None)
+class Survey(NamedTuple):
+    """What one pass over a job's rows tells."""
+
+    rows: int
+    nodes: set[str]
+    reason: str  #: of the first task that did not complete
+    started_at: float | None  #: the first start of any attempt
+
+
+def survey(rows: Iterable[list[Any]]) -> Survey:
+    """Look at all rows (records.TaskRow) once: a large job's are decoded anew in each pass."""
+    count, nodes, reason, first = 0, set(), "", float("inf")
+    for task in map(TaskRow._make, rows):
+        count += 1
+        if task.node:
+            nodes.add(task.node)
+        if not reason and task.state != "completed":
+            reason = task.reason
+        for time in (task.started_at, *(attempt[6] for attempt in task.earlier)):
+            first = first if time is None else min(first, time)
+    return Survey(count, nodes, reason, None if first == float("inf") else first)
 
 
 def shortened(command: list[str]) -> str:

@@ -327,9 +327,6 @@ class Rows:
             yield row
             at += self._text.startswith(",", at)
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
 
 def read_snapshot(data: bytes) -> dict[str, Any]:
     """A snapshot as JSON (records.JobSnapshot), `tasks` to be gone through only. Raises ValueError if it is none."""

@@ -6,7 +6,7 @@ import heapq
 import shlex
 from typing import Any, NamedTuple
 
-from hakuriver.host.index import first_start
+from hakuriver.host.index import survey
 from hakuriver.ids import task_name
 from hakuriver.records import FINAL, TaskRow
 from hakuriver.spool import files, layout
@@ -60,7 +60,7 @@ class Lane(NamedTuple):
 
 def job_view(snapshot: dict[str, Any], now: float) -> dict[str, Any]:
     """Everything that the page of a job shows but its logs. `now`: up to where running attempts are drawn."""
-    tasks = shown_rows(snapshot)
+    tasks, seen = shown_rows(snapshot), survey(snapshot["tasks"])
     spec = snapshot["spec"]
     kept = {name: value for name, value in snapshot.items() if name not in ("tasks", "spec")}
     return {
@@ -68,8 +68,8 @@ def job_view(snapshot: dict[str, Any], now: float) -> dict[str, Any]:
         "spec": {"cores": 1, "executor": "auto", **spec, "env": sorted(spec.get("env", {}))},
         "command": shlex.join(spec["command"]),
         "tasks": [{**task._asdict(), "task": _name(snapshot, task)} for task in tasks],
-        "left_out": len(snapshot["tasks"]) - len(tasks),
-        "started_at": first_start(TaskRow(*row) for row in snapshot["tasks"]),
+        "left_out": seen.rows - len(tasks),
+        "started_at": seen.started_at,
         "lanes": timeline(snapshot, tasks, now),
         "live": snapshot["state"] not in FINAL,
     }

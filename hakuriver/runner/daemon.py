@@ -23,8 +23,10 @@ from hakuriver.spool.watching import Watch
 
 log = logging.getLogger("hakuriver.runner")
 
-#: Seconds between two batches of events when they come thick: each costs syncs, and the host reads them all.
-BATCH_EVERY_S = 0.015
+#: Seconds between two batches of events when they come thick: each costs syncs, and the host reads them all. The more
+#: events were in the last one the longer the next may gather, up to the second number.
+BATCH_EVERY_S, BATCH_EVERY_MOST_S = 0.015, 0.06
+EVENT_S = 0.0015
 #: Seconds after which an unfinished file in the node's directory is a dead writer's.
 UNFINISHED_S = 3600.0
 #: Batches closer than this are thick.
@@ -54,7 +56,7 @@ class Ticking:
         self._disk = LocalDisk(settings.paths.shared_dir)
         self._watch = Watch()
         self._epoch = 0
-        self._published = (0.0, 0)  #: when a batch was last seen to have been published, and its number
+        self._published = (0.0, 0)  #: when events were last seen to have been published, and how many by then
 
     def run(self) -> int:
         """Tick until stopped."""
@@ -105,14 +107,15 @@ class Ticking:
 
     def _space(self, runner: Runner) -> None:
         """When batches come thick, let the next gather for a moment."""
-        seq = runner.session.outbox.seq if runner.session else 0
-        at, last = self._published
-        if seq == last:
+        told = runner.session.outbox.events_told if runner.session else 0
+        at, before = self._published
+        if told == before:
             return
         now = boottime()
         if now - at < THICK_S:
-            self._stop.asked.wait(max(0.0, at + BATCH_EVERY_S - now))
-        self._published = (boottime(), seq)
+            gather = min(BATCH_EVERY_MOST_S, BATCH_EVERY_S + EVENT_S * (told - before))
+            self._stop.asked.wait(max(0.0, at + gather - now))
+        self._published = (boottime(), told)
 
     def _pause(self, keeper: KeeperClient, seconds: float, listening: bool) -> None:
         """Until something comes; `poll` rather than `select`, which is limited to small descriptors."""

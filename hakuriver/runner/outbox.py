@@ -39,8 +39,9 @@ class Outbox:
         self.epoch = epoch
         self.seq = 0  #: last batch published
         self.acknowledged_seq = 0
+        self.events_told = 0  #: events in all batches published
         self._queue: deque[tuple[dict[str, Any], Mark | None]] = deque()
-        self._sealed: tuple[bytes, list[Mark]] | None = None
+        self._sealed: tuple[bytes, list[Mark], int] | None = None  #: a batch, who waits for it, how many events
         self._told: deque[tuple[int, list[Mark]]] = deque()
 
     def add(self, event: dict[str, Any], mark: Mark | None = None) -> None:
@@ -59,17 +60,18 @@ class Outbox:
             self._sealed = self._sealed or self._seal()
             if self._sealed is None:
                 break
-            data, marks = self._sealed
+            data, marks, count = self._sealed
             files.publish(self._disk, self._paths.numbered("events", self.epoch, self.seq + 1), data)
             self._sealed = None
             self.seq += 1
+            self.events_told += count
             self._told.append((self.seq, marks))
             published = True
             for mark in marks:
                 mark.told()
         return published
 
-    def _seal(self) -> tuple[bytes, list[Mark]] | None:
+    def _seal(self) -> tuple[bytes, list[Mark], int] | None:
         events: list[dict[str, Any]] = []
         marks: list[Mark] = []
         while self._queue and len(events) < BATCH_MOST:
@@ -84,7 +86,7 @@ class Outbox:
         batch = {
             "format": FORMAT, "node": self._paths.node, "epoch": self.epoch, "seq": self.seq + 1, "events": events,
         }  # fmt: skip
-        return _encode(batch).encode() + b"\n", marks
+        return _encode(batch).encode() + b"\n", marks, len(events)
 
     def acknowledge(self, epoch: int, seq: int) -> list[int]:
         """The host has everything up to here; return the batches of this epoch that it had not before."""
