@@ -26,8 +26,9 @@ POLL_SHARE = 0.2
 COUNTED_MOST = 50
 #: Receipts looked for one by one; more are found by listing.
 RECEIPTS_MOST = 16
-#: Seconds for which a job may lie nowhere before it is given up.
-GONE_S = 10.0
+#: Seconds for which a job may lie nowhere before it is given up: one never answered, and one accepted. The snapshot
+#: of the latter may be one of a hundred thousand that the host still has to write.
+GONE_S, ACCEPTED_GONE_S = 10.0, 60.0
 
 
 class Outcome(NamedTuple):
@@ -149,7 +150,7 @@ class Waiter:
 
     def _lies_nowhere(self, job: str) -> None:
         since, sign = self._missing.setdefault(job, (time.monotonic(), host_sign(self._share)))
-        if time.monotonic() - since <= GONE_S:
+        if time.monotonic() - since <= (ACCEPTED_GONE_S if job in self._accepted else GONE_S):
             return
         if job not in self._accepted or host_sign(self._share) != sign:  # a host that lives would have shown it
             reason = "it lies nowhere on the share: never submitted, or older than its retention"

@@ -129,8 +129,8 @@ class Host:
         self._plan_and_send()
         happened = self._commit()
         self._checkpoint(not happened)
-        self._keep_house()
-        return happened
+        self._keep_house(not happened)
+        return happened or self.snapshots.behind
 
     def decide(self, change: Change) -> None:
         """Decide a change: it takes effect in memory now, and outside once the tick is committed."""
@@ -314,9 +314,9 @@ class Host:
 
     # -- keeping house and telling
 
-    def _keep_house(self) -> None:
+    def _keep_house(self, idle: bool) -> None:
         self.snapshots.clear(self.journal)
-        told = self.snapshots.write(self.boottime())
+        told = self.snapshots.write(self.boottime(), idle)
         if self.tell is not None and (told or self._every("tell", 2.0)):
             self.tell(told, self.nodes_index(), (self.journal.baton.term, self.journal.baton.seq))
         for job in self.snapshots.evict():

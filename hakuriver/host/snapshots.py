@@ -21,6 +21,8 @@ SMALL = 64 * 1024  #: bytes up to which a job is small
 CHECKPOINT_ENTRIES = 256  #: journal entries after which a checkpoint is due
 BUSY_FACTOR = 8  #: times as many while there is no idle moment
 CHECKPOINT_IDLE_S = 60.0  #: seconds after which one is due if there are any entries
+WRITE_MOST, WRITE_MOST_BUSY = 500, 100  #: snapshots of jobs that are not over, in an idle tick and in another
+WRITE_PART = 20  #: of a backlog at least one in so many, so that it ends however busy the host is
 BYTES_PER_JOB = 80  #: that a job adds to a checkpoint
 
 
@@ -31,6 +33,7 @@ class Snapshots:
         self._disk = disk
         self._state = state
         self._flushed = float("-inf")
+        self.behind = False  #: whether more are due than were written
         self._checkpointed = 0.0
         self._entries = 0
         self._bytes = 0
@@ -48,22 +51,30 @@ class Snapshots:
             if job in self._state.jobs:
                 self._state.jobs[job].journal_bytes += size
 
-    def write(self, now: float) -> list[bytes]:
-        """Write the snapshots that are due; return them. `now`: CLOCK_BOOTTIME, seconds."""
-        due = self._due(now)
+    def write(self, now: float, idle: bool) -> list[bytes]:
+        """Write the snapshots that are due; return them. `now`: CLOCK_BOOTTIME, seconds.
+
+        Of many those of jobs that are not over come a part at a time, the longest changed first: whoever waits for
+        a receipt or a start does not wait for them.
+        """
+        due = self._due(now, WRITE_MOST if idle else WRITE_MOST_BUSY)
         written = [self._write_one(job) for job in due]
-        if due:
-            self._state.touched.difference_update(job.id for job in due)
+        for job in due:
+            del self._state.touched[job.id]
         return written
 
-    def _due(self, now: float) -> list[Job]:
+    def _due(self, now: float, most: int) -> list[Job]:
         touched = [self._state.jobs[job] for job in self._state.touched if job in self._state.jobs]
-        flush = now - self._flushed >= FLUSH_S
-        if flush and touched:
+        finished = [job for job in touched if job.finished]
+        self.behind = False
+        if now - self._flushed < FLUSH_S:
+            return finished
+        others = [job for job in touched if not job.finished and (job.size <= SMALL or job.journal_bytes >= job.size)]
+        most = max(most, len(others) // WRITE_PART)
+        self.behind = len(others) > most
+        if touched and not self.behind:
             self._flushed = now
-        return [
-            job for job in touched if job.finished or (flush and (job.size <= SMALL or job.journal_bytes >= job.size))
-        ]
+        return finished + others[:most]
 
     def _write_one(self, job: Job) -> bytes:
         data = job.snapshot()

@@ -53,7 +53,7 @@ class State:
         self.admission = 0
         self.term = 0
         self.seq = 0  #: of the entry whose changes are being applied
-        self.touched: set[str] = set()  #: jobs changed since the teller last asked
+        self.touched: dict[str, None] = {}  #: jobs changed since their last snapshot, the longest changed first
         self.answered: list[OpenRequest] = []  #: complete, their receipts are due
         self._kinds: dict[str, Callable[..., None]] = {
             "jobs": self._jobs, "receipt": self._receipt, "control": self._control, "events": self._events,
@@ -70,7 +70,7 @@ class State:
 
     def _touch(self, job: Job) -> None:
         job.term, job.seq = self.term, self.seq
-        self.touched.add(job.id)
+        self.touched[job.id] = None
 
     def _set(self, job: Job, task: Task, state: str) -> None:
         """Change a task's state, and what its node holds with it."""

@@ -109,6 +109,7 @@ def test_a_job_that_lies_nowhere_is_given_up(river: RiverFiles, monkeypatch: pyt
 
 def test_an_accepted_job_without_a_snapshot_is_waited_for(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "GONE_S", 0.0)
+    monkeypatch.setattr(waiting, "ACCEPTED_GONE_S", 0.0)
     river.receipt(A)
     river.put(f"incoming/{B}.json", '{"command": ["x"]}')
     with pytest.raises(TimedOut) as raised:
@@ -119,7 +120,7 @@ def test_an_accepted_job_without_a_snapshot_is_waited_for(river: RiverFiles, mon
 def test_an_accepted_job_that_a_living_host_does_not_show_is_gone(
     river: RiverFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "GONE_S", 0.05)
+    monkeypatch.setattr(waiting, "ACCEPTED_GONE_S", 0.05)
     river.receipt(A)
     (outcome,) = wait(A, 10, on_poll=lambda _: river.beat())
     assert (outcome.state, outcome.exit_code) == ("unknown", 125)
