@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hakuriver.keeper.task import Task
 
 SETSIGDEF, SETSIGMASK, SETSID = 0x04, 0x08, 0x80
-MAX_THREADS = 8
+THREADS, MAX_THREADS = 2, 8  #: two, because each waits until its program has been loaded
 STUCK_S = 5.0  #: a start that takes longer makes another thread
 #: Joins the cgroup, then becomes the program: one process all along. `env -i` because a shell exports of its own.
 JOIN = b'echo $$ > "$0" && exec /usr/bin/env -i "$@"'
@@ -166,7 +166,8 @@ class Spawner:
         self._queue: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._busy: dict[int, tuple[float, Task]] = {}  # by thread id
         self._threads = 0
-        self._hire()
+        for _ in range(THREADS):
+            self._hire()
 
     def _hire(self) -> None:
         self._threads += 1

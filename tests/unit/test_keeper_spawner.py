@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hakuriver.keeper import kernel, spawn
-from hakuriver.keeper.spawn import MAX_THREADS, STUCK_S, Failure, Spawner
+from hakuriver.keeper.spawn import MAX_THREADS, STUCK_S, THREADS, Failure, Spawner
 from hakuriver.keeper.task import Spec, Task
 
 
@@ -43,15 +43,15 @@ def names(spawner: Spawner) -> list[str]:
 
 def test_a_stuck_start_gets_a_colleague(mount: threading.Event) -> None:
     spawner = Spawner(lambda _: True, lambda: None)
-    for name in ("hangs", "a", "b"):
+    for name in ("hangs",) * THREADS + ("a", "b"):
         spawner.hand_over(task(name))
-    until(lambda: spawner._busy)
+    until(lambda: len(spawner._busy) == THREADS)
     spawner.relieve(kernel.boottime())
-    assert spawner._threads == 1
+    assert spawner._threads == THREADS
     spawner.relieve(kernel.boottime() + STUCK_S + 1)
     until(lambda: names(spawner) == ["a", "b"])
     mount.set()
-    until(lambda: names(spawner) == ["a", "b", "hangs"])
+    until(lambda: names(spawner) == ["a", "b"] + ["hangs"] * THREADS)
 
 
 def test_colleagues_are_bounded(mount: threading.Event) -> None:
@@ -59,7 +59,7 @@ def test_colleagues_are_bounded(mount: threading.Event) -> None:
     for _ in range(2 * MAX_THREADS):
         spawner.hand_over(task("hangs"))
     for n in range(2 * MAX_THREADS):
-        until(lambda n=n: len(spawner._busy) == min(n + 1, MAX_THREADS))  # type: ignore[misc]
+        until(lambda n=n: len(spawner._busy) == min(n + THREADS, MAX_THREADS))  # type: ignore[misc]
         spawner.relieve(kernel.boottime() + STUCK_S + 1)
     assert spawner._threads == MAX_THREADS
 
