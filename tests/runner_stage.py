@@ -212,6 +212,9 @@ class CrashDisk(LocalDisk):
     def rename(self, source: str, target: str) -> None:
         self._wrap(super().rename, source, target)
 
+    def link(self, source: str, target: str) -> None:
+        self._wrap(super().link, source, target)
+
     def remove(self, path: str) -> None:
         self._wrap(super().remove, path)
 

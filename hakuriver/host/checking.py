@@ -54,7 +54,7 @@ def _shown(text: str, most: int = 200) -> str:
 def document(data: bytes) -> dict[str, Any]:
     """Parse a JSON object strictly: UTF-8, no NaN, no key twice, not nested too deep. Raises Refusal."""
     try:
-        found = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        found = _STRICT.decode(data.decode("utf-8-sig"))  # some editors put a byte order mark first
     except UnicodeDecodeError as error:
         raise Refusal(
             [problem("file", None, f"it is not UTF-8: {error.reason} at byte {error.start}")], unfinished=True
@@ -84,6 +84,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:100]!r} stands in it twice")
     return found
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
 
 
 def _depth(value: object) -> int:

@@ -7,6 +7,7 @@ parse is refused once it has not changed for SETTLE_S.
 
 from __future__ import annotations
 
+import functools
 import pwd
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -189,6 +190,11 @@ def _may_hold(entry: str, jobs: set[str]) -> bool:
 def user_name(uid: int) -> str:
     """The user's name on this machine, or the number."""
     try:
-        return pwd.getpwuid(uid).pw_name
+        return _known_user(uid)
     except KeyError:
         return str(uid)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_user(uid: int) -> str:
+    return pwd.getpwuid(uid).pw_name

@@ -35,10 +35,19 @@ class Receipts(NamedTuple):
     """Answers of one entry, made durable with one sync."""
 
     documents: list[tuple[str, bytes]]
+    copies: list[tuple[str, str, bytes]]  #: under names of people's own: source, target, content
+
+    def add(self, receipt: dict[str, Any]) -> None:
+        """One more."""
+        data = json.dumps(receipt).encode() + b"\n"
+        name, path = receipt["name"].removesuffix(".json"), layout.receipt(receipt["request"])
+        self.documents.append((path, data))
+        if not is_job_id(name) and name != receipt["request"]:
+            self.copies.append((path, layout.receipt(name), data))
 
     def perform(self, disk: Disk, _lock: Lock) -> None:
         """Publish them."""
-        files.publish_batch(disk, self.documents)
+        files.publish_batch(disk, self.documents, self.copies)
 
 
 class Document(NamedTuple):
@@ -107,7 +116,7 @@ Effect = Receipts | Document | Repeated | Removals | Forgetting
 
 def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Effect]:
     """What the changes of entry `seq` cause, dispatches first, since somebody waits for them."""
-    receipts: list[tuple[str, bytes]] = []
+    receipts = Receipts([], [])
     taken: list[str] = []
     documents: list[Effect] = []
     for change in changes:
@@ -117,12 +126,12 @@ def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Ef
         elif kind == "forget":
             documents.append(Forgetting(change[1]))
         elif kind in ("jobs", "receipt"):
-            receipts += _receipt(change[1])
+            receipts.add(change[1])
         if name := taken_by(change):
             taken.append(f"{layout.TAKEN}/{name}")
     found = documents
-    if receipts:
-        found.append(Receipts(receipts))
+    if receipts.documents:
+        found.append(receipts)
     if taken:
         found.append(Removals(taken))
     return found
@@ -132,15 +141,6 @@ def taken_by(change: Change) -> str | None:
     """The name in host/taken/ of the request that a change answers, if it answers one."""
     named = change[0] in ("jobs", "receipt", "control") and len(change) > 2
     return change[-1] if named and isinstance(change[-1], str) else None
-
-
-def _receipt(receipt: dict[str, Any]) -> list[tuple[str, bytes]]:
-    data = json.dumps(receipt).encode() + b"\n"
-    name = receipt["name"].removesuffix(".json")
-    found = [(layout.receipt(receipt["request"]), data)]
-    if not is_job_id(name) and name != receipt["request"]:
-        found.append((layout.receipt(name), data))
-    return found
 
 
 def redo(state: State, last: Entry | None) -> list[Effect]:

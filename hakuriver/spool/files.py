@@ -97,6 +97,9 @@ class Disk(Protocol):
     def rename(self, source: str, target: str) -> None:
         """Rename. Errors are no verdict: see `move`."""
 
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second, new name. FileExistsError if it stands; ShareError where there are no hard links."""
+
     def remove(self, path: str) -> None:
         """Unlink; nothing happens if it is gone."""
 
@@ -186,6 +189,10 @@ class LocalDisk:
     def rename(self, source: str, target: str) -> None:
         """See `Disk`."""
         self._do("rename", source, lambda full: os.rename(full, self._path(target)))
+
+    def link(self, source: str, target: str) -> None:
+        """See `Disk`."""
+        self._do("link", source, lambda full: os.link(full, self._path(target)))
 
     def remove(self, path: str) -> None:
         """See `Disk`."""
@@ -294,7 +301,7 @@ def _inspect(full: str, limit: int) -> DoorFile:
     try:
         before = os.fstat(fd)
         refusal = _not_a_request(before)
-        data = b"" if refusal else _read_up_to(fd, limit + 1)
+        data = b"" if refusal else _read_up_to(fd, limit + 1, before.st_size + 1)
         after = os.fstat(fd)
     finally:
         os.close(fd)
@@ -334,9 +341,9 @@ def _private_group(uid: int, gid: int) -> bool:
     return user.pw_gid == gid and set(group.gr_mem) <= {user.pw_name} and group.gr_name == user.pw_name
 
 
-def _read_up_to(fd: int, limit: int) -> bytes:
+def _read_up_to(fd: int, limit: int, expected: int) -> bytes:
     parts: list[bytes] = []
-    while limit > 0 and (part := os.read(fd, min(limit, 1 << 20))):
+    while limit > 0 and (part := os.read(fd, min(limit, max(expected, 4096), 1 << 20))):
         parts.append(part)
         limit -= len(part)
     return b"".join(parts)
@@ -380,18 +387,34 @@ def publish(disk: Disk, path: str, data: bytes, *, replace: bool = False) -> Non
         disk.sync([directory_of(path)])
 
 
-def publish_batch(disk: Disk, documents: Sequence[tuple[str, bytes]]) -> None:
+def publish_batch(
+    disk: Disk, documents: Sequence[tuple[str, bytes]], copies: Sequence[tuple[str, str, bytes]] = ()
+) -> None:
     """Publish documents, of which there may be many, durably. New names, or copies that may be replaced.
 
-    One sync of the file system serves many; for a few it would be dear, as it waits for all that others write there.
+    `copies`: of some of them under further names, as `copy` makes them. One sync of the file system serves many; for
+    a few it would be dear, as it waits for all that others write there.
     """
     few = len(documents) < SYNC_ALL_FROM
     for path, data in documents:
         disk.rename(_prepare(disk, path, data, durable=few), path)
+    for source, target, data in copies:
+        copy(disk, source, target, data)
     if few:
         disk.sync(dict.fromkeys(directory_of(path) for path, _ in documents))
     else:
         disk.sync_all()
+
+
+def copy(disk: Disk, source: str, target: str, data: bytes) -> None:
+    """Have `data`, which was published as `source`, stand under another name too, in place of what stands there.
+
+    A second name of the same file is cheaper than a file, but not every share has them, and it may not replace.
+    """
+    try:
+        disk.link(source, target)
+    except (FileExistsError, FileNotFoundError, ShareError):
+        publish(disk, target, data, replace=True)
 
 
 def _prepare(disk: Disk, path: str, data: bytes, *, durable: bool) -> str:

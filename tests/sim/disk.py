@@ -13,7 +13,7 @@ from sim.share import Share
 T = TypeVar("T")
 
 #: Operations that change something, and so may land after their doer's death.
-CHANGING = frozenset({"write", "write_at", "rename", "remove", "mkdir"})
+CHANGING = frozenset({"write", "write_at", "rename", "link", "remove", "mkdir"})
 #: Seconds after which an operation of a dead actor has landed, at most.
 LATE_S = 30.0
 
@@ -99,6 +99,9 @@ class SimDisk:
 
     def rename(self, source: str, target: str) -> None:
         self.operate("rename", f"{source} -> {target}", lambda: self.mounted.rename(self.owner, source, target))
+
+    def link(self, source: str, target: str) -> None:
+        self.operate("link", f"{source} -> {target}", lambda: self.mounted.link(self.owner, source, target))
 
     def remove(self, path: str) -> None:
         def unlink() -> None:

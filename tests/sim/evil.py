@@ -67,7 +67,7 @@ class EvilDisk(SimDisk):
         result = super().operate(kind, path, effect)
         if self.rng.random() < evil.lies:
             self._trace(self.owner, "LIES", path)
-            if kind == "rename" and self.rng.random() < 0.5:
+            if kind in ("rename", "link") and self.rng.random() < 0.5:
                 raise FileNotFoundError(errno.ENOENT, "a request that was sent twice", path)
             raise self._error(kind, path, errno.EIO)
         return result
@@ -165,6 +165,12 @@ class EvilDisk(SimDisk):
         finally:  # one sees what one has done oneself, whatever was reported
             self._made(target)
             self._remembered.pop(parent(source), None)
+
+    def link(self, source: str, target: str) -> None:
+        try:
+            super().link(source, target)
+        finally:
+            self._made(target)
 
     def remove(self, path: str) -> None:
         try:

@@ -129,6 +129,12 @@ class Share:
         self._changed(owner, file, target, parent(source), parent(target))
         self.on_name(owner, target, file)
 
+    def link(self, owner: str, source: str, target: str) -> None:
+        """A file of its own with the same content: nothing writes into a file that has been linked."""
+        file = self.find(source)
+        made = self.create(owner, target, file.content, file.durable == file.content)
+        self.on_name(owner, target, made)
+
     def remove(self, owner: str, path: str) -> None:
         file = self.find(path)
         del self.dirs[parent(path)][leaf(path)]

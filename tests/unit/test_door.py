@@ -108,6 +108,10 @@ def test_a_hand_made_file_is_accepted_under_an_id_of_the_hosts(river: River) -> 
     assert river.names("incoming") == river.names("host/taken") == []
 
 
+def test_a_byte_order_mark_is_passed_over(river: River) -> None:
+    assert river.ask("notepad.json", b"\xef\xbb\xbf" + RUN).outcome == "accepted"
+
+
 def test_the_same_name_dropped_again_is_a_new_job(river: River) -> None:
     first, second = river.ask("job.json"), river.ask("job.json")
     assert first.ids != second.ids

@@ -122,6 +122,24 @@ def test_publish_batch_replaces_copies(disk: LocalDisk) -> None:
     assert (disk.read("d/x"), disk.read("d/y")) == (b"three", b"two")
 
 
+def test_a_copy_takes_the_place_of_what_stands_there(disk: LocalDisk) -> None:
+    files.publish_batch(disk, [("d/x", b"one")], [("d/x", "d/copy", b"one")])
+    files.publish_batch(disk, [("d/y", b"two")], [("d/y", "d/copy", b"two")])
+    assert (disk.read("d/x"), disk.read("d/y"), disk.read("d/copy")) == (b"one", b"two", b"two")
+    files.publish_batch(disk, [("d/y", b"two")], [("d/y", "d/copy", b"two")])  # carried out twice after a crash
+    assert disk.read("d/copy") == b"two"
+    assert sorted(files.names(disk, "d")) == ["copy", "x", "y"]
+
+
+def test_a_copy_where_there_are_no_hard_links(disk: LocalDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    files.publish_batch(disk, [("d/x", b"one")], [("d/x", "d/copy", b"one")])
+    assert disk.read("d/copy") == b"one"
+
+
 @pytest.mark.parametrize("count", [1, files.SYNC_ALL_FROM - 1, files.SYNC_ALL_FROM, 100])
 def test_a_batch_is_durable_with_few_syncs(scratch: Path, count: int) -> None:
     class Counting(LocalDisk):
