@@ -50,26 +50,29 @@ def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leavi
     """Run `work` on a thread until it ends or a signal comes; return the exit status. `leaving`: said at the signal."""
     _set_up_logging(log_file)
     memory.settle()
-    stop = Stop()
-    over, ended = os.pipe2(os.O_CLOEXEC)
+    stop, signalled = Stop(), False
+    events, teller = os.pipe2(os.O_CLOEXEC)
     outcome: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def on_signal(signum: int, _frame: Any) -> None:
-        if stop.asked.is_set():
+        # Takes no lock, as setting an Event does: this thread may hold that very lock.
+        nonlocal signalled
+        if signalled:
             os._exit(1)
-        log.info("stopping on %s; %s", signal.Signals(signum).name, leaving)
-        stop.ask()
-        os.write(ended, b"x")
+        signalled = True
+        os.write(teller, bytes([signum]))
 
     def run() -> None:
         outcome.put(_guarded(work, stop, log))
-        os.write(ended, b"x")
+        os.write(teller, b"\0")
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, on_signal)
     thread = threading.Thread(target=run, name="ticks", daemon=True)
     thread.start()
-    os.read(over, 1)  # not join(): a signal would not end that
+    if told := os.read(events, 1)[0]:  # not join(): a signal would not end that
+        log.info("stopping on %s; %s", signal.Signals(told).name, leaving)
+        stop.ask()
     thread.join(STOP_PATIENCE_S)
     if thread.is_alive():
         log.warning("the share does not answer; leaving all the same: nothing that was accepted is lost")

@@ -6,9 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -158,23 +158,27 @@ def _child(
 
 
 def _run(river: Share, cluster: str, children: list[Child]) -> int:
-    stopping = threading.Event()
+    stopping = False
+    wake, waker = os.pipe2(os.O_CLOEXEC)
 
     def stop(_signum: int, _frame: Any) -> None:
-        if stopping.is_set():
+        # Takes no lock, as setting an Event does: this thread may hold that very lock.
+        nonlocal stopping
+        if stopping:
             os._exit(130)  # the children get TERM from the kernel when we go
-        stopping.set()
+        stopping = True
+        os.write(waker, b"x")
 
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, stop)
     pages = f"file://{river.path(layout.WWW)}/index.html"
     view = View(river, f"river {cluster} at {river.root}   pages: {pages}   Ctrl-C stops")
-    while not stopping.is_set():
+    while not stopping:
         now = time.monotonic()
         for child in children:
             child.mind(now, view.say)
         _look(view, now)
-        stopping.wait(MIND_S)
+        select.select([wake], [], [], MIND_S)
     view.leave()
     note("stopping")
     for name in stop_all(children):

@@ -77,11 +77,13 @@ class Up:
 def up(scratch: Path) -> Iterator[Up]:
     made = Up(scratch)
     yield made
-    if made.process and made.process.poll() is None:
-        made.hakuriver("task", "kill", "--all")
-        made.stop()
-    for pid in made.processes("hakuriver"):
-        os.kill(pid, signal.SIGKILL)
+    try:
+        if made.process and made.process.poll() is None:
+            made.hakuriver("task", "kill", "--all")
+            made.stop()
+    finally:
+        for pid in made.processes("hakuriver"):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_work_is_done_and_goes_on_where_it_was(up: Up) -> None:
@@ -179,3 +181,32 @@ def test_the_view_is_redrawn_in_place(up: Up) -> None:
         assert time.monotonic() < end
         time.sleep(0.02)
     os.close(terminal)
+
+
+def test_a_signal_at_any_moment_stops_it(scratch: Path) -> None:
+    """Also one that comes while the loop holds a lock: a handler that wants it would wait for itself."""
+    ran = subprocess.run(
+        [sys.executable, "-c", OFTEN, str(scratch / "river")], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert ran.stdout.count("stopped") == STOPS, ran.stderr
+
+
+STOPS = 300
+#: Stops `hakuriver up`, without children and without pauses, again and again a little after its start.
+OFTEN = f"""
+import os, signal, sys, threading, time
+from hakuriver.cli import making, up
+from hakuriver.spool.access import Share
+root = sys.argv[1]
+making.make_river(root, None)
+up.MIND_S = 0.0
+for number in range({STOPS}):
+    def send():
+        while signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            time.sleep(1e-4)
+        time.sleep(0.001 + number * 1e-5)
+        os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the last that it catches
+    threading.Thread(target=send).start()
+    up._run(Share(root), "test", [])
+"""
