@@ -27,7 +27,7 @@ EXIT_TIME_LIMIT, EXIT_UNKNOWN, EXIT_KILLED_OOM, SIGTERM = 124, 125, 137, 15
 
 #: Columns of a snapshot's row: records.TaskRow.
 K, STATE, ATTEMPT, NODE, RETRIES, STARTED, ENDED, CODE, SIGNAL, CAUSE, REASON, WALL, CPU, PEAK = range(14)
-EARLIER = 17
+EARLIER, EXECUTOR = 17, 18
 
 #: Times that a snapshot which was replaced while it was opened is looked for again.
 CHASES = 5
@@ -76,6 +76,7 @@ class Task(NamedTuple):
     wall_s: float
     cpu_s: float
     peak_memory_bytes: int | None
+    executor: str | None  #: of the latest attempt
     earlier: list[Attempt]
 
     @property
@@ -173,7 +174,7 @@ def as_job(snapshot: dict[str, Any]) -> Job:
 
 def _as_task(job: str, row: list[Any]) -> Task:
     earlier = [Attempt._make(attempt[:8]) for attempt in row[EARLIER]]
-    return Task._make([task_name(job, row[K]), *row[: PEAK + 1], earlier])
+    return Task._make([task_name(job, row[K]), *row[: PEAK + 1], row[EXECUTOR], earlier])
 
 
 def task_of(job: Job, k: int | None) -> Task:
@@ -186,7 +187,7 @@ def task_of(job: Job, k: int | None) -> Task:
         only = f"it has one, {job.job}" if not ranges else f"they are {job.job}-[{units.format_ranges(ranges)}]"
         raise NotFound(f"there is no task {task_name(job.job, k)} in that job: {only}")
     state = job.state if job.state in ("submitted", "refused") else "pending"
-    return Task(task_name(job.job, k), k, state, 0, None, 0, None, None, None, None, "", "", 0.0, 0.0, None, [])
+    return Task(task_name(job.job, k), k, state, 0, None, 0, None, None, None, None, "", "", 0.0, 0.0, None, None, [])
 
 
 # -- one job, wherever it is

@@ -316,6 +316,7 @@ class TaskRow(NamedTuple):
     claimed: bool  #: the runner has said that it has it
     kill: str | None  #: id of the request to kill it
     earlier: list[Attempt]
+    executor: str | None  #: which one was chosen for the latest attempt
 
 
 class JobSnapshot(Record):

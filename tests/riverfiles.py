@@ -38,6 +38,7 @@ def row(k: int | None = None, state: str = "completed", **more: Any) -> TaskRow:
         "ended_at": 1700000003.0 if state in FINAL else None, "exit_code": 0 if state == "completed" else None,
         "signal": None, "cause": "exit" if state in FINAL else "", "reason": "", "wall_s": 2.0, "cpu_s": 0.5,
         "peak_memory_bytes": 1000, "dispatch": None, "claimed": True, "kill": None, "earlier": [],
+        "executor": "process",
     }  # fmt: skip
     return TaskRow(**{**told, **more})
 

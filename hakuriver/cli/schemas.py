@@ -87,6 +87,7 @@ class TaskOutput(Output):
     wall_s: float
     cpu_s: float
     peak_memory_bytes: int | None
+    executor: str | None = Field(description="which one was chosen for the latest attempt")
     earlier: list[AttemptOutput]
     out: str = Field(description="path of its stdout on this machine; the file appears with its first byte")
     err: str

@@ -125,6 +125,7 @@ def _task_pairs(river: Share, job: Job, task: Task) -> list[tuple[str, object]]:
         ("task state", task.state),
         ("node", task.node),
         ("attempt", task.attempt or None),
+        ("chosen executor", task.executor),
         ("started", when(task.started_at)),
         ("ended", when(task.ended_at)),
         ("exited with", task.exit_code),

@@ -57,6 +57,7 @@ class Task:
         self.claimed = False
         self.kill: str | None = None
         self.earlier: list[list[Any]] = []
+        self.executor: str | None = None
 
     def row(self, single: bool) -> list[Any]:
         """The snapshot's row."""

@@ -214,7 +214,10 @@ class Host:
 
     def _plan(self) -> planning.Plan:
         rooms = [self._room(n) for n in sorted(self.state.nodes.values(), key=lambda n: n.name) if self._usable(n)]
-        found = planning.plan(self.state.queue, rooms, lambda job: self.state.jobs[job].active, self._long_waiting)
+        found = planning.plan(
+            self.state.queue, rooms, lambda job: self.state.jobs[job].active, self._long_waiting,
+            auto=self.settings.scheduling.executor,
+        )  # fmt: skip
         now = self.boottime()
         for shape in found.blocked:
             self._blocked.setdefault(shape, now)

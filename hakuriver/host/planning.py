@@ -80,11 +80,13 @@ def plan(
     active: Callable[[str], int],
     long_waiting: Callable[[Shape], bool],
     most: int = 5000,
+    auto: str = "auto",
 ) -> Plan:
     """Place what fits. `rooms` are changed; the queue is not.
 
     `active(job)`: how many of the job's tasks hold resources. `long_waiting(shape)`: whether its first task
-    has waited so long that room is to be kept for it. `most`: placements at most.
+    has waited so long that room is to be kept for it. `most`: placements at most. `auto`: the executor of tasks that
+    leave it open; `auto`: the best that the node has.
     """
     result = Plan()
     heap = queue.heads()
@@ -105,7 +107,7 @@ def plan(
         result.placed.add(shape)
         if shape.job:
             started[shape.job] = started.get(shape.job, 0) + 1
-        result.placements.append(Placement(cursor.lot.job, cursor.k, room.node, choose_executor(shape, room)))
+        result.placements.append(Placement(cursor.lot.job, cursor.k, room.node, choose_executor(shape, room, auto)))
         if cursor.advance():
             heapq.heappush(heap, (cursor.lot.rank, shape))
     return result
@@ -160,10 +162,11 @@ def eligible(shape: Shape, node: str, executors: frozenset[str]) -> bool:
     return shape.target in (None, node) and (shape.executor in executors or shape.executor == "auto")
 
 
-def choose_executor(shape: Shape, room: Room) -> str:
-    """What `auto` means on this node: docker, else systemd, else plain processes."""
-    if shape.executor != "auto":
-        return shape.executor
+def choose_executor(shape: Shape, room: Room, auto: str = "auto") -> str:
+    """The one asked for, else the one that the river is set to, else docker, systemd, plain processes."""
+    for asked in (shape.executor, auto):
+        if asked != "auto":
+            return asked
     return next((name for name in ("docker", "systemd", "process") if name in room.executors), "process")
 
 

@@ -328,7 +328,7 @@ class State:
         at.controls = []
         if tasks or controls:
             at.documents[place] = {"tasks": [row[:3] for row in tasks], "controls": controls}
-        for job_id, wire_k, attempt, _executor in tasks:
+        for job_id, wire_k, attempt, executor in tasks:
             job = self.jobs.get(job_id)
             if job is None:
                 continue
@@ -338,6 +338,7 @@ class State:
             task = job.task(k)
             task.reset()
             task.attempt, task.node, task.dispatch = attempt, node, place
+            task.executor = executor
             task.cause = task.reason = ""
             self._set(job, task, "assigning")
 

@@ -43,8 +43,8 @@ def test_columns_are_those_of_the_records() -> None:
     names = ("k", "state", "attempt", "node", "retries_spent", "started_at", "ended_at", "exit_code", "signal", "cause",
              "reason", "wall_s", "cpu_s", "peak_memory_bytes")  # fmt: skip
     assert names == TaskRow._fields[: reading.PEAK + 1]
-    assert names == reading.Task._fields[1:-1]
-    assert TaskRow._fields[reading.EARLIER] == "earlier"
+    assert (*names, "executor", "earlier") == reading.Task._fields[1:]
+    assert (TaskRow._fields[reading.EARLIER], TaskRow._fields[reading.EXECUTOR]) == ("earlier", "executor")
 
 
 def test_a_snapshot_typed(river: RiverFiles) -> None:
@@ -53,7 +53,7 @@ def test_a_snapshot_typed(river: RiverFiles) -> None:
     job = status(A)
     assert (job.state, job.owner, job.total, job.over) == ("running", "ann", 1, False)
     (task,) = job.tasks
-    assert (task.task, task.node, task.attempt) == (A, "n1", 2)
+    assert (task.task, task.node, task.attempt, task.executor) == (A, "n1", 2, "process")
     assert (task.earlier[0].exit_code, task.earlier[0].node) == (3, "n2")
 
 

@@ -32,9 +32,13 @@ def queue_of(*jobs: Job) -> Queue:
 
 
 def run(
-    jobs: list[Job], rooms: list[Room], active: Any = lambda job: 0, long_waiting: Any = lambda shape: False
+    jobs: list[Job],
+    rooms: list[Room],
+    active: Any = lambda job: 0,
+    long_waiting: Any = lambda shape: False,
+    auto: str = "auto",
 ) -> Plan:
-    return plan(queue_of(*jobs), rooms, active, long_waiting)
+    return plan(queue_of(*jobs), rooms, active, long_waiting, auto=auto)
 
 
 def test_the_first_that_fits_is_placed_on_the_first_node_that_has_room() -> None:
@@ -70,6 +74,13 @@ def test_a_node_without_the_executor_gets_nothing() -> None:
     assert (
         run([make_job(1)], [room("a", executors=frozenset({"process", "docker"}))]).placements[0].executor == "docker"
     )
+
+
+def test_what_auto_means_may_be_set() -> None:
+    both = frozenset({"process", "docker"})
+    assert run([make_job(1)], [room("a", executors=both)], auto="process").placements[0].executor == "process"
+    asked = run([make_job(1, executor="docker")], [room("a", executors=both)], auto="process")
+    assert asked.placements[0].executor == "docker"
 
 
 def test_tasks_without_cores_are_bounded_too() -> None:
