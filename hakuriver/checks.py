@@ -77,6 +77,13 @@ def _texts(field: str, value: Any) -> list[str]:
     return [_text(field, os.fspath(part) if isinstance(part, os.PathLike) else part) for part in value]
 
 
+def _command(field: str, value: Any) -> list[str]:
+    words = _texts(field, value)
+    if words and not words[0]:
+        raise Invalid(field, "", "the program's name is empty")
+    return words
+
+
 def _nodes(field: str, value: Any) -> list[str]:
     for node in _texts(field, value):
         if not layout.NODE_NAME.fullmatch(node):
@@ -161,7 +168,7 @@ def _name(field: str, value: Any) -> str:
 
 
 _RULES = {
-    "command": _texts,
+    "command": _command,
     "name": _name,
     "targets": _nodes,
     "cores": lambda field, value: _whole(field, value, 0, 100_000),

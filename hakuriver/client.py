@@ -12,6 +12,7 @@ the host checks everything again, and its word is what counts. What reads lies i
 # Annotations stay values here: a NamedTuple made from annotations as text takes eight times as long to import.
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -318,6 +319,15 @@ def read_receipt(share: Share, request: str) -> Receipt | None:
 def host_sign(share: Share) -> str:
     """Something that changes while a host lives: the name of its baton."""
     return " ".join(sorted(name for name in share.names(layout.HOST) if name.startswith("leader.")))
+
+
+def host_seen_lately(share: Share, within_s: float) -> bool:
+    """Whether a host has moved its baton in these seconds. False may be wrong: share and client may differ in time."""
+    try:
+        moved = os.stat(share.path(layout.HOST)).st_mtime
+    except OSError:
+        return False
+    return abs(time.time() - moved) < within_s
 
 
 def host_last_seen(share: Share) -> str | None:

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from hakuriver.settings import Settings
 
 DEFAULT_FILE = "~/.hakuriver/config.toml"
+#: Every key by its section: those of `settings.Settings`, whose import would take longer than a client's whole start.
+KEYS = {
+    section: frozenset(keys.split())
+    for section, keys in {
+        "paths": "shared_dir state_dir local_temp_dir host_log_file runner_log_file",
+        "node": "name",
+        "database": "db_file",
+        "timing": "heartbeat_interval offline_after lease lease_margin kill_grace poll_interval",
+        "resources": "cores memory",
+        "limits": "output_local reserve_after",
+        "retention": "jobs outputs receipts lost_keep",
+        "cluster": "admins",
+        "scheduling": "executor",
+        "network": "host_port runner_port",
+    }.items()
+}
 #: Documented before, without meaning now: accepted, with a note.
 DEAD_KEYS = {"network.host_port", "network.runner_port"}
 
@@ -56,19 +72,30 @@ def read_table(path: str | None) -> dict[str, Any]:
 
 
 def shared_dir(chosen: str | None = None) -> str:
-    """The share's path on this machine. Raises ConfigError if nothing names one."""
+    """The share's path on this machine. Raises ConfigError if nothing names one, or for a key that does not exist."""
     override = os.environ.get("HAKURIVER_SHARED_DIR")
     if override:
         return os.path.abspath(os.path.expanduser(override))
     path = config_file(chosen)
     table = read_table(path)
-    value = table.get("paths", {}).get("shared_dir") if isinstance(table.get("paths"), dict) else None
-    if not isinstance(value, str) or not value:
+    if not all(_known(section, keys) for section, keys in table.items()):
+        load(chosen)  # it knows what to say
+    value = table.get("paths", {}).get("shared_dir")
+    if isinstance(value, str) and value:
+        return os.path.abspath(os.path.expanduser(value))
+    if path is None:
         raise ConfigError(
-            f"{path or DEFAULT_FILE}: paths.shared_dir is not set; "
-            "set it there, or HAKURIVER_SHARED_DIR, to where the share is mounted here"
+            f"where the share is mounted is not known: set HAKURIVER_SHARED_DIR, or write {DEFAULT_FILE} with "
+            "`hakuriver init config --shared-dir DIR`"
         )
-    return os.path.abspath(os.path.expanduser(value))
+    raise ConfigError(
+        f"{path}: paths.shared_dir is not set; "
+        "set it there, or HAKURIVER_SHARED_DIR, to where the share is mounted here"
+    )
+
+
+def _known(section: str, keys: object) -> bool:
+    return section in KEYS and isinstance(keys, dict) and keys.keys() <= KEYS[section]
 
 
 def load(chosen: str | None = None) -> Settings:

@@ -182,12 +182,22 @@ def task_of(job: Job, k: int | None) -> Task:
     for task in job.tasks:
         if task.k == k:
             return task
-    ranges = task_ranges(job.spec.get("array"), len(job.spec.get("targets") or ()))
+    ranges = ranges_of(job)
     if (ranges is None) != (k is None) or not (k is None or any(low <= k <= high for low, high in ranges or ())):
-        only = f"it has one, {job.job}" if not ranges else f"they are {job.job}-[{units.format_ranges(ranges)}]"
-        raise NotFound(f"there is no task {task_name(job.job, k)} in that job: {only}")
+        raise NotFound(f"there is no task {task_name(job.job, k)} in that job: {tasks_there(job)}")
     state = job.state if job.state in ("submitted", "refused") else "pending"
     return Task(task_name(job.job, k), k, state, 0, None, 0, None, None, None, None, "", "", 0.0, 0.0, None, None, [])
+
+
+def ranges_of(job: Job) -> list[tuple[int, int]] | None:
+    """Inclusive ranges of its tasks' indices; None for a job of one task, which bears the job's own id."""
+    return task_ranges(job.spec.get("array"), len(job.spec.get("targets") or ()))
+
+
+def tasks_there(job: Job) -> str:
+    """Which tasks a job has, for an error about one that it has not."""
+    ranges = ranges_of(job)
+    return f"they are {job.job}-[{units.format_ranges(ranges)}]" if ranges else f"it has one, {job.job}"
 
 
 # -- one job, wherever it is

@@ -115,6 +115,13 @@ class RunRequest(DoorModel):
     retries: Annotated[Whole, Field(ge=0, le=1000)] = Field(0, description="Reruns in total, never after a kill.")
     array: str | None = Field(None, description="Indices, as 0-199, 1,3,7-9 or 0-199%8 (at most 8 at once).")
 
+    @field_validator("command")
+    @classmethod
+    def _program(cls, value: list[str]) -> list[str]:
+        if not value[0]:
+            raise ValueError("the program's name is empty")
+        return value
+
     @field_validator("targets")
     @classmethod
     def _nodes(cls, value: list[str]) -> list[str]:

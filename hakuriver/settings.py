@@ -185,6 +185,8 @@ def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{key}: there is no such key; {nearest_key(key)}"
+    if error["type"] == "model_type":
+        return f"{key} = {error['input']!r}: it must be a section, [{key}] with its keys below"
     if error["loc"] == () or len(error["loc"]) == 1:
         return f"[{key}]: {error['msg'].removeprefix('Value error, ')}"
     return f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"

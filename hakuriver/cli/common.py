@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import click
 
 from hakuriver import config
 from hakuriver.client import host_last_seen
+from hakuriver.errors import Invalid
 from hakuriver.spool.access import Share
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,6 +59,13 @@ def chosen_config() -> str | None:
     """The file that --config names."""
     chosen: str | None = click.get_current_context().find_root().meta.get("hakuriver.config")
     return chosen
+
+
+def directory(text: str) -> str:
+    """The whole path of --shared-dir. An empty one, as of a variable that is not set, does not mean the working one."""
+    if not text.strip():
+        raise Invalid("shared_dir", text, "it is empty: name a directory")
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def share() -> Share:

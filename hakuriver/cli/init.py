@@ -7,7 +7,7 @@ import os
 import click
 
 from hakuriver import config
-from hakuriver.cli.common import chosen_config, config_option, note, out
+from hakuriver.cli.common import chosen_config, config_option, directory, note, out
 from hakuriver.errors import Invalid
 
 
@@ -27,7 +27,7 @@ def share(shared_dir: str, name: str | None) -> None:
     """
     from hakuriver.cli.making import make_river
 
-    root = os.path.abspath(os.path.expanduser(shared_dir))
+    root = directory(shared_dir)
     river = make_river(root, name)
     out(f"{root} is the river {river.cluster!r} now")
     note("next: `hakuriver host` on one machine, `hakuriver runner` on each, all with this shared_dir")
@@ -49,6 +49,6 @@ def config_(shared_dir: str | None) -> None:
 
     named = chosen_config() or os.environ.get("HAKURIVER_CONFIG") or config.DEFAULT_FILE
     path = os.path.abspath(os.path.expanduser(named))
-    if not write_new(path, config_text(shared_dir and os.path.abspath(os.path.expanduser(shared_dir)))):
+    if not write_new(path, config_text(directory(shared_dir) if shared_dir is not None else None)):
         raise Invalid("config", path, "there is such a file already, and it is kept: name another, or remove it")
     out(path)

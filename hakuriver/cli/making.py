@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hakuriver.errors import HakuRiverError
+from hakuriver.errors import HakuRiverError, Invalid
 from hakuriver.records import River
 from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
@@ -21,6 +21,8 @@ from hakuriver.spool.layout import Baton
 
 #: What lies there may hold values of environment variables; a river is its user's own.
 _PRIVATE = {layout.INCOMING, layout.HOST, "jobs", layout.NODES}
+#: Characters of a cluster's name.
+NAME_MOST = 100
 _OPEN_MODE, _PRIVATE_MODE = 0o755, 0o700
 
 
@@ -35,6 +37,8 @@ def make_river(root: str, name: str | None) -> River:
     """
     if os.path.lexists(f"{root}/{layout.SENTINEL}"):
         raise CannotMake(f"{root} is a river already: it is kept as it is; use it, or name another directory")
+    if name is not None and not (name.strip() and name.isprintable() and len(name) <= NAME_MOST):
+        raise Invalid("name", name, f"a cluster's name has 1 to {NAME_MOST} printable characters")
     river = River(
         cluster=name or os.path.basename(root) or "river", cluster_id=secrets.token_hex(8), created_at=time.time()
     )
@@ -66,7 +70,7 @@ def _make_tree(root: str) -> None:
 
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return "something else stands where a directory must be: name an empty one"
+        return "something else stands where a directory must be: name another"
     return "name a directory that this user may write"
 
 

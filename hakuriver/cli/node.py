@@ -45,7 +45,7 @@ def list_nodes(as_json: bool) -> None:
     width = terminal_width() if is_terminal(sys.stdout) else None
     for line in table(_HEADINGS, [_cells(row) for row in index["nodes"]], width):
         out(line)
-    note(f"as of {when(index['at'])}, by the host's clock")
+    note(_as_of(index["at"]))
 
 
 def _cells(row: dict[str, Any]) -> list[object]:
@@ -97,6 +97,12 @@ def show(name: str, as_json: bool) -> None:
     rows += [("runs", task) for task in found["tasks"]]
     for line in pairs([(label, value) for label, value in rows if value not in (None, "", "-")]):
         out(line)
+    if found["at"]:
+        note(_as_of(found["at"]))
+
+
+def _as_of(at: float) -> str:
+    return f"as of {when(at)}, by the host's clock"
 
 
 def _of(held: int, total: int | None) -> str:
@@ -112,7 +118,12 @@ def _node(river: Share, name: str) -> dict[str, Any]:
     paths = NodePaths(name)
     epochs = [int(n[5:-5]) for n in river.names(paths.root) if n.startswith("node.") and n[5:-5].isdigit()]
     description = river.read_json(paths.description(max(epochs))) if epochs else None
-    return {"row": row, "description": description, "tasks": running_on(river, name)}
+    return {
+        "at": index["at"] if index else None,
+        "row": row,
+        "description": description,
+        "tasks": running_on(river, name),
+    }
 
 
 def running_on(river: Share, name: str) -> list[str]:

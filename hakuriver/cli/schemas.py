@@ -151,6 +151,7 @@ class WhyOutput(Output):
     why: str
     tasks: list[WhyTask]
     nodes: list[WhyNode]
+    as_of: float | None = Field(description="when the host last told of the nodes, by its clock")
     host: str | None = Field(description="if no host answers: so")
 
 
@@ -191,6 +192,7 @@ class NodesOutput(Output):
 class NodeOutput(Output):
     """hakuriver node show --json."""
 
+    at: float | None = Field(description="when the host last told of the nodes, by its clock")
     row: NodeRow | None = Field(description="as the host sees it")
     description: NodeDescription | None = Field(description="as its runner told")
     tasks: list[str] = Field(description="that run there, by its newest heartbeat")

@@ -147,7 +147,7 @@ def _environment(items: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for item in items:
         name, equals, value = item.partition("=")
-        if not equals:
+        if not equals or not name:
             raise Invalid("env", item, f"it must be K=V, as {name or 'MODE'}=fast")
         found[name] = value
     return found

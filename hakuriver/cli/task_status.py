@@ -11,6 +11,7 @@ import click
 from hakuriver import reading, units
 from hakuriver.cli.common import config_option, json_option, out, out_json, share
 from hakuriver.cli.tables import is_terminal, pairs, span, states, table, terminal_width, when
+from hakuriver.errors import NotFound
 from hakuriver.reading import Job, Task
 from hakuriver.resolving import Target, resolve
 from hakuriver.spool import layout
@@ -53,7 +54,15 @@ def tasks_meant(target: Target, job: Job) -> list[Task]:
         return job.tasks if job.tasks or job.total > 1 else [reading.task_of(job, None)]
     if target.total == 1:
         return [reading.task_of(job, target.ranges[0][0])]
-    return [task for task in job.tasks if target.covers(task.k)]
+    found = [task for task in job.tasks if target.covers(task.k)]
+    if not found and job.spec and not _has_some(target, job):
+        raise NotFound(f"job {job.job} has none of these tasks: {reading.tasks_there(job)}")
+    return found
+
+
+def _has_some(target: Target, job: Job) -> bool:
+    has = reading.ranges_of(job) or []
+    return any(low <= last and first <= high for low, high in target.ranges or () for first, last in has)
 
 
 def job_json(river: Share, target: Target, job: Job) -> dict[str, Any]:

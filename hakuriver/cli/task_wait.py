@@ -26,8 +26,8 @@ from hakuriver.reading import FINAL
 from hakuriver.spool.access import Share
 from hakuriver.waiting import Outcome, Waiter
 
-#: Seconds without a sign of any host after which that is said.
-SILENT_S = 5.0
+#: Seconds without a sign of any host after which that is said: two heartbeats of one with nothing to do, and some.
+SILENT_S = 12.0
 #: Seconds between two drawings of the bar.
 REDRAW_S = 0.1
 

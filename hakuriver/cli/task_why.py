@@ -9,13 +9,14 @@ import click
 
 from hakuriver import client, explaining, reading
 from hakuriver.cli.common import clean, config_option, json_option, out, out_json, share
+from hakuriver.cli.tables import when
 from hakuriver.explaining import NodeReasons
 from hakuriver.reading import FINAL, Job, Task
 from hakuriver.resolving import Target, resolve_one
 from hakuriver.spool.access import Share
 
-#: Seconds in which a living host gives a sign.
-SIGN_S = 1.5
+#: Seconds in which a living host gives a sign, though nothing happens: `timing.heartbeat_interval` and some.
+SIGN_S = 7.0
 #: Tasks of a job that are told one by one.
 TASKS_TOLD = 20
 
@@ -43,6 +44,8 @@ def why(name: str, as_json: bool) -> None:
         out(f"  {line['task']}: {clean(line['why'])}")
     for node in told["nodes"]:
         out(f"  {node['node']}: {'; '.join(node['reasons']) or 'has room'}")
+    if told["as_of"]:
+        out(f"  nodes as of {when(told['as_of'])}, by the host's clock")
     if told["host"]:
         out(f"  {told['host']}")
 
@@ -52,7 +55,10 @@ def explain(river: Share, target: Target, job: Job) -> dict[str, Any]:
     state, why_text, tasks = _state(target, job)
     waits = state in ("submitted", "pending")
     nodes: list[NodeReasons] = []
-    if waits and state == "pending":
+    index = None
+    if state == "pending" and not job.spec:
+        why_text = "accepted a moment ago: the host tells more in some seconds"
+    elif state == "pending":
         index = reading.nodes_index(river)
         nodes = explaining.nodes(job.spec, index["nodes"] if index else [])
         why_text = f"{why_text}; {explaining.pending(job, nodes)}" if why_text else explaining.pending(job, nodes)
@@ -62,6 +68,7 @@ def explain(river: Share, target: Target, job: Job) -> dict[str, Any]:
         "why": f"{state}: {why_text}" if waits and why_text else why_text,
         "tasks": [{"task": task.task, "state": task.state, "why": explaining.task(job, task)} for task in tasks],
         "nodes": [node._asdict() for node in nodes],
+        "as_of": index["at"] if index else None,
         "host": _host(river) if waits else None,
     }
 
@@ -89,6 +96,8 @@ def _of_many(job: Job) -> tuple[str, str, list[Task]]:
 
 def _host(river: Share) -> str | None:
     """What to say of the host if none moves."""
+    if client.host_seen_lately(river, SIGN_S):
+        return None
     sign = client.host_sign(river)
     end = time.monotonic() + SIGN_S
     while time.monotonic() < end:

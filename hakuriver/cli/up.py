@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from hakuriver import config, reading
-from hakuriver.cli.common import chosen_config, config_option, note, out
+from hakuriver.cli.common import chosen_config, config_option, directory, note, out
 from hakuriver.cli.live import View
 from hakuriver.cli.supervising import Child, stop_all
 from hakuriver.errors import HakuRiverError
@@ -58,7 +58,7 @@ def up(shared_dir: str, nodes: int | None, cores: int | None) -> int:
     Example:
       hakuriver up --shared-dir ~/river --nodes 2 --cores 4
     """
-    river = _river(os.path.abspath(os.path.expanduser(shared_dir)))
+    river = _river(directory(shared_dir))
     found = river.read_json(layout.SENTINEL) or {}
     base = _state_directory(str(found.get("cluster_id", "unknown")))
     with _only_one(base):

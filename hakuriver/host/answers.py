@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hakuriver import units
 from hakuriver.host import checking, door
 from hakuriver.host.checking import problem
 from hakuriver.host.door import Asked
@@ -14,6 +15,16 @@ from hakuriver.records import FINAL, ControlRequest, HostRequest, NodeRequest, R
 
 if TYPE_CHECKING:
     from hakuriver.host.leader import Host
+
+
+#: What a receipt says of a node.
+NODE_DONE = {
+    "drain": "gets nothing new; what runs there finishes",
+    "undrain": "is in service",
+    "forget": "is forgotten",
+}
+#: What a job names as its container if it wants none, though a default may be set.
+NO_CONTAINER = "NULL"
 
 
 class Answers:
@@ -47,7 +58,8 @@ class Answers:
         """Whether who asked may. A river of this version is its user's own."""
         if asked.uid != self._host.own_uid and not self._is_admin(asked.uid):
             who, own = door.user_name(asked.uid), door.user_name(self._host.own_uid)
-            return [problem("file", asked.taken.name, f"it belongs to {who}; this river takes requests of {own} alone")]
+            message = f"it belongs to {who}; this river takes requests of {own} alone"
+            return [problem("file", asked.taken.name, message, f"ask as {own}, or be one of its cluster.admins")]
         if isinstance(asked.body, NodeRequest | HostRequest) and not self._is_admin(asked.uid):
             return [problem("request", asked.kind, "only admins may ask for this", "see cluster.admins on the host")]
         return None
@@ -79,7 +91,7 @@ class Answers:
             warnings += [{**p, "field": where + p["field"]} for p in failed]
             job = self._id_for(asked, body)
             if job in ids:
-                return self._refuse(asked, [problem(where + "id", job, "this id stands in it twice")])
+                return self._refuse(asked, [problem(where + "id", job, "this id stands in it twice", "leave it out")])
             ids[job] = None
             tasks += task_count(body.array, len(body.targets))
             if self.finished.known(job) or job in self._state.jobs:
@@ -102,6 +114,9 @@ class Answers:
             return [problem("priority", body.priority, "above 0 is for admins", "use 0 or less")], []
         if body.executor not in ("auto", "process"):
             return [problem("executor", body.executor, "this version runs plain processes only", "use auto")], []
+        if body.container not in (None, NO_CONTAINER):
+            remedy = f"leave it out, or write {NO_CONTAINER}"
+            return [problem("container", body.container, "this version runs plain processes only", remedy)], []
         failed = [p for target in body.targets if (p := self._check_target(body, target))]
         if failed and len(failed) == len(body.targets):
             return failed, []
@@ -115,9 +130,10 @@ class Answers:
             known = ", ".join(sorted(self._state.nodes)) or "none"
             return problem("targets", target, "there is no such node", f"nodes known: {known}")
         if body.cores > node.cores:
-            return problem("targets", target, f"cores = {body.cores}: {target} has {node.cores}")
+            return problem("targets", target, f"cores = {body.cores}: {target} has {node.cores}", "ask for no more")
         if (body.memory or 0) > node.memory_bytes:
-            return problem("targets", target, f"memory = {body.memory}: {target} has {node.memory_bytes} bytes")
+            asked, has = units.format_size(body.memory), units.format_size(node.memory_bytes)
+            return problem("targets", target, f"memory = {asked}: {target} has {has}", "ask for no more")
         return None
 
     def _check_size(self, body: RunRequest) -> list[dict[str, Any]]:
@@ -129,9 +145,10 @@ class Answers:
             return []
         most = max(n.cores for n in nodes)
         if body.cores > most:
-            return [problem("cores", body.cores, f"no node has so many: the largest has {most}")]
+            return [problem("cores", body.cores, f"no node has so many: the largest has {most}", "ask for no more")]
         largest = max(n.memory_bytes for n in nodes)
-        return [problem("memory", body.memory, f"no node has so much with {body.cores} cores; at most {largest} bytes")]
+        message = f"no node has so much and {body.cores} cores: at most {units.format_size(largest)}"
+        return [problem("memory", units.format_size(body.memory), message, "ask for no more")]
 
     # -- controls
 
@@ -222,7 +239,9 @@ class Answers:
             self._host.hearing.seen.pop(body.node, None)
         else:
             self._host.decide(["drain", body.node, body.request == "drain"])
-        self._host.decide(["receipt", self._receipt(asked, "done", text=f"{body.request}: {body.node}"), asked.entry])
+        self._host.decide(
+            ["receipt", self._receipt(asked, "done", text=f"{body.node} {NODE_DONE[body.request]}"), asked.entry]
+        )
         return None
 
     def _housekeeping(self, asked: Asked, body: HostRequest) -> None:

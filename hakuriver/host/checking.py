@@ -57,24 +57,37 @@ def document(data: bytes) -> dict[str, Any]:
         found = _STRICT.decode(data.decode("utf-8-sig"))  # some editors put a byte order mark first
     except UnicodeDecodeError as error:
         raise Refusal(
-            [problem("file", None, f"it is not UTF-8: {error.reason} at byte {error.start}")], unfinished=True
+            [problem("file", None, f"it is not UTF-8: {error.reason} at byte {error.start}", "save it as UTF-8")],
+            unfinished=True,
         ) from None
     except RecursionError:
-        raise Refusal([problem("file", None, f"it is nested deeper than {NESTING_MAX} levels")]) from None
+        raise Refusal([_TOO_DEEP]) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise Refusal([problem("file", None, f"it is no JSON: {error.msg} at {where}")], unfinished=True) from None
+        message, remedy = f"it is no JSON: {error.msg} at {where}", "mend it there; `hakuriver schema job` shows a job"
+        raise Refusal([problem("file", None, message, remedy)], unfinished=True) from None
+    except NotStrict as error:
+        raise Refusal([problem("file", None, error.message, error.remedy)]) from None
     except ValueError as error:
-        raise Refusal([problem("file", None, str(error))]) from None
+        raise Refusal([problem("file", None, str(error), "write a smaller number")]) from None
     if not isinstance(found, dict):
         raise Refusal([problem("file", None, "it must be a JSON object", 'write {"command": ["echo", "hi"]}')])
     if _depth(found) > NESTING_MAX:
-        raise Refusal([problem("file", None, f"it is nested deeper than {NESTING_MAX} levels")])
+        raise Refusal([_TOO_DEEP])
     return found
 
 
+class NotStrict(ValueError):
+    """JSON that some would read: {message}; {remedy}."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise NotStrict(f"{name} is no JSON number", "write a number, or leave the key out")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -82,10 +95,11 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:100]!r} stands in it twice")
+        raise NotStrict(f"the key {twice[:100]!r} stands in it twice", "leave one of the two out")
     return found
 
 
+_TOO_DEEP = problem("file", None, f"it is nested deeper than {NESTING_MAX} levels", "a job needs 3: flatten it")
 _STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
 
 
@@ -130,7 +144,8 @@ def _explain(error: Any, model: type[BaseModel]) -> dict[str, Any]:
         return problem(field, None, "it must be there", f"add {field!r}")
     info = model.model_fields.get(str(error["loc"][0])) if error["loc"] else None
     value = None if field == "file" else error["input"]
-    return problem(field, value, error["msg"].removeprefix("Value error, "), info.description if info else None)
+    remedy = (info.description if info else None) or "`hakuriver schema job` shows what it may hold"
+    return problem(field, value, error["msg"].removeprefix("Value error, "), remedy)
 
 
 def batch(data: bytes, settled: bool) -> list[RunRequest]:
@@ -144,7 +159,7 @@ def batch(data: bytes, settled: bool) -> list[RunRequest]:
         lines.pop()
         if closing != len(lines):
             message = f"the last line says {closing} jobs, {len(lines)} lines stand before it"
-            raise Refusal([problem("end", closing, message)], kind="batch")
+            raise Refusal([problem("end", closing, message, "write the file whole, then rename it")], kind="batch")
     jobs, problems = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -154,7 +169,7 @@ def batch(data: bytes, settled: bool) -> list[RunRequest]:
         except Refusal as refusal:
             problems += [{**p, "field": f"line {number}: {p['field']}"} for p in refusal.problems]
     if not jobs and not problems:
-        problems.append(problem("file", None, "there is no job in it"))
+        problems.append(problem("file", None, "there is no job in it", "write one a line"))
     if problems:
         raise Refusal(problems[:PROBLEMS_MOST], kind="batch")
     return jobs
@@ -171,10 +186,13 @@ def _closing(line: bytes) -> int | None:
 
 def _line(line: bytes) -> RunRequest:
     if len(line) > JOB_FILE_MAX:
-        raise Refusal([problem("line", f"{len(line):,} bytes", f"a job may have {JOB_FILE_MAX:,} bytes at most")])
+        message = f"a job may have {JOB_FILE_MAX:,} bytes at most"
+        raise Refusal([problem("line", f"{len(line):,} bytes", message, "put its data into a file of its own")])
     body = request(line)
     if not isinstance(body, RunRequest):
-        raise Refusal([problem("request", body.request, "only jobs may stand in a batch")])
+        raise Refusal(
+            [problem("request", body.request, "only jobs may stand in a batch", "drop it as a file of its own")]
+        )
     return body
 
 
@@ -184,7 +202,8 @@ def touched(kind: str, stem: str) -> ControlRequest:
         return ControlRequest.model_validate({"request": kind, "targets": [stem]})
     except ValidationError:
         message = "its name must be a job id or a task"
-        raise Refusal([problem("file", f"{stem}.{kind}", message)], kind=kind) from None
+        remedy = f"name it ID.{kind}; `hakuriver task list` shows ids"
+        raise Refusal([problem("file", f"{stem}.{kind}", message, remedy)], kind=kind) from None
 
 
 def spec_of(body: RunRequest) -> dict[str, Any]:

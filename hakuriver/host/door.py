@@ -138,9 +138,12 @@ class Door:
             self._look_later(entry)  # the others are read all the same
             return None
         if file.refusal:
-            return self._refuse(entry, taken, ending, file, file.refusal)
+            return self._refuse(
+                entry, taken, ending, file, file.refusal, "drop a plain file of your own, as cp makes it"
+            )
         if file.size > limit or len(file.data) > limit:
-            return self._refuse(entry, taken, ending, file, f"it has {file.size:,} bytes; at most {limit:,} are read")
+            why = f"it has {file.size:,} bytes; at most {limit:,} are read"
+            return self._refuse(entry, taken, ending, file, why, "put data into files of their own, or split it")
         try:
             kind, body = self._parse(entry, match[1], ending, file)
         except Refusal as refusal:
@@ -157,9 +160,9 @@ class Door:
         """Look again in a moment: reading a large file over and over would hold up the rest."""
         self._next_try[entry] = self._boottime() + min(SETTLE_S, AGAIN_S * (1 + size / LARGE))
 
-    def _refuse(self, entry: str, taken: Taken, ending: str, file: DoorFile, why: str) -> Asked:
+    def _refuse(self, entry: str, taken: Taken, ending: str, file: DoorFile, why: str, remedy: str) -> Asked:
         kind = {"json": "run", "jsonl": "batch"}.get(ending, ending)
-        return Asked(entry, taken, file.uid, kind, None, [checking.problem("file", taken.name, why)])
+        return Asked(entry, taken, file.uid, kind, None, [checking.problem("file", taken.name, why, remedy)])
 
     def _parse(self, entry: str, stem: str, ending: str, file: DoorFile) -> tuple[str, Any]:
         if ending == "jsonl":
@@ -168,7 +171,8 @@ class Door:
             body = checking.request(file.data)
             given = getattr(body, "id", None)
             if is_job_id(stem) and given not in (None, stem):
-                raise Refusal([checking.problem("id", given, f"the file's name says {stem}")])
+                remedy = "name it so, or leave the id out"
+                raise Refusal([checking.problem("id", given, f"the file's name says {stem}", remedy)])
             return body.request, body
         return ending, checking.touched(ending, stem)
 

@@ -333,7 +333,10 @@ def read_snapshot(data: bytes) -> dict[str, Any]:
     """A snapshot as JSON (records.JobSnapshot), `tasks` to be gone through only. Raises ValueError if it is none."""
     head, mark, rows = data.partition(_TASKS)
     if len(data) < LARGE or not mark:
-        return json.loads(data)  # type: ignore[no-any-return]
+        small: dict[str, Any] = json.loads(data)
+        if any(len(row) != len(TaskRow._fields) for row in small["tasks"][:1]):
+            raise ValueError("its rows are of another version")
+        return small
     found: dict[str, Any] = json.loads(head + b"}")
     return {**found, "tasks": Rows(rows.decode())}
 

@@ -101,6 +101,7 @@ class Host:
         self.ahead = Ahead()
         self._due: dict[str, float] = {}
         self._blocked: dict[Any, float] = {}
+        self._told_service: list[tuple[str, bool, bool]] = []  #: nodes, whether they drain, whether they are offline
         self.want_reindex = False
         self.collected: list[str] = []  #: jobs deleted, for whoever tells
         again = self.door.find_taken(answered)
@@ -320,7 +321,9 @@ class Host:
     def _keep_house(self, idle: bool) -> None:
         self.snapshots.clear(self.journal)
         told = self.snapshots.write(self.boottime(), idle)
-        if self.tell is not None and (told or self._every("tell", 2.0)):
+        service = [(n.name, n.draining, self.hearing.offline(n.name)) for n in self.state.nodes.values()]
+        if self.tell is not None and (told or service != self._told_service or self._every("tell", 2.0)):
+            self._told_service = service
             self.tell(told, self.nodes_index(), (self.journal.baton.term, self.journal.baton.seq))
         for job in self.snapshots.evict():
             self.answers.finished.add(job)

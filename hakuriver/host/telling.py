@@ -159,5 +159,7 @@ def _bucket(disk: Disk, bucket: str) -> Iterator[dict[str, Any]]:
     for _, path in newest.values():
         try:
             yield read_snapshot(disk.read(path))
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
             continue  # replaced by a newer one just now
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is left out of the index: %s", path, error)

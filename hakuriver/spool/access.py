@@ -50,7 +50,8 @@ class Share:
         if layout.SENTINEL not in self.names(""):
             raise ShareProblem(
                 f"{self.root} holds no {layout.SENTINEL}: mount the share there, name another directory in "
-                f"HAKURIVER_SHARED_DIR, or make a new river with `hakuriver init share --shared-dir {self.root}`"
+                f"HAKURIVER_SHARED_DIR; or, if this is the place of a new river and no mount is missing, make it with "
+                f"`hakuriver init share --shared-dir {self.root}`"
             )
         return self
 

@@ -311,6 +311,7 @@ def test_why_it_waits(river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pyte
     monkeypatch.setattr("hakuriver.cli.task_why.SIGN_S", 0.05)
     river.snapshot(A, spec=JobSpec(command=["x"], cores=4), done=False)
     river.nodes(node_row("n1", cores_held=6), node_row("n2", state="offline", silent_s=100))
+    long_ago(river)
     ran = hakuriver("task", "why", A)
     assert ran.status == 0
     assert ran.out.splitlines()[0] == f"{A}: pending: no node has room for it now"
@@ -319,6 +320,36 @@ def test_why_it_waits(river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pyte
     assert "no host answers (last seen 2023" in ran.out
     told = valid(hakuriver("task", "why", "--json", A), "why")
     assert told["nodes"][0] == {"node": "n1", "reasons": ["2 of 8 cores free, 4 are asked for"]}
+
+
+def long_ago(river: RiverFiles) -> None:
+    """No host has moved its baton for a while."""
+    os.utime(river.root / "host", (1_700_000_000, 1_700_000_000))
+
+
+def test_a_host_with_nothing_to_do_is_not_told_as_gone(river: RiverFiles, hakuriver: Hakuriver) -> None:
+    river.snapshot(A, spec=JobSpec(command=["x"], cores=4), done=False)
+    river.nodes(node_row("n1", cores_held=6))
+    river.beat()
+    assert "no host answers" not in hakuriver("task", "why", A).out
+
+
+def test_why_tells_nothing_of_nodes_before_the_job_is_known(river: RiverFiles, hakuriver: Hakuriver) -> None:
+    river.receipt(A)
+    river.nodes(node_row("n1"))
+    out = hakuriver("task", "why", A).out
+    assert "accepted a moment ago" in out
+    assert "has room" not in out
+
+
+def test_tasks_that_a_job_does_not_have(river: RiverFiles, hakuriver: Hakuriver) -> None:
+    river.snapshot(A, row())
+    river.snapshot(B, row(0), row(1), spec=JobSpec(command=["x"], array="0-1"))
+    for name, there in ((f"{A}-[0-9]", f"it has one, {A}"), (f"{B}-[5-9]", f"they are {B}-[0-1]")):
+        ran = hakuriver("task", "status", name)
+        assert (ran.status, ran.out) == (1, "")
+        assert f"has none of these tasks: {there}" in ran.err
+    assert f"{B}-1" in hakuriver("task", "status", f"{B}-[1-9]").out
 
 
 def test_why_it_ended(river: RiverFiles, hakuriver: Hakuriver) -> None:

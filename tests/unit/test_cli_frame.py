@@ -122,7 +122,26 @@ def test_without_any_configuration_it_says_what_to_set(
 ) -> None:
     monkeypatch.setenv("HOME", str(scratch))
     assert run(["task", "list"]) == 1
-    assert "paths.shared_dir is not set; set it there, or HAKURIVER_SHARED_DIR" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "set HAKURIVER_SHARED_DIR, or write ~/.hakuriver/config.toml with `hakuriver init config" in said
+
+
+@pytest.mark.parametrize("command", [["init", "share"], ["init", "config"], ["up"]])
+def test_an_empty_directory_name_is_not_the_working_directory(
+    command: list[str], scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(scratch))
+    monkeypatch.chdir(scratch)
+    assert run([*command, "--shared-dir", ""]) == 2
+    assert "--shared-dir '': it is empty" in capsys.readouterr().err
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines", "x" * 101])
+def test_a_clusters_name_is_one_line(name: str, scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["init", "share", "--shared-dir", str(scratch / "river"), "--name", name]) == 2
+    assert "printable characters" in capsys.readouterr().err
+    assert not (scratch / "river").exists()
 
 
 # -- init

@@ -275,6 +275,8 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b'{"command": ["x"], "targets": ["nobody"]}', "targets", "no such node"),
     (b'{"command": ["x"], "priority": 101}', "priority", "less than or equal"),
     (b'{"command": ["x"], "executor": "docker"}', "executor", "plain processes"),
+    (b'{"command": ["x"], "container": "torch"}', "container", "plain processes"),
+    (b'{"command": [""]}', "command", "empty"),
     (b'{"command": ["x"], "format": 2}', "format", "1"),
     (b'{"command": ["x"], "id": "1"}', "id", "pattern"),
     (b'{"request": "kil", "targets": ["1"]}', "request", "no such request"),
@@ -291,6 +293,7 @@ def test_a_refusal_names_field_and_fault(river: River, data: bytes, field: str, 
     assert receipt.outcome == "refused"
     assert receipt.errors[0].field == field
     assert message in receipt.errors[0].message
+    assert receipt.errors[0].remedy
     assert river.names("host/taken") == []
     assert not river.host.state.jobs
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hakuriver.host.index import Index, shortened
+from hakuriver.host.telling import all_snapshots
 from hakuriver.records import JobRow, JobSnapshot, TaskRow
+from hakuriver.spool import layout
+from hakuriver.spool.files import LocalDisk
 
 
 def row(k: int | None = None, state: str = "completed", **changes: Any) -> list[Any]:
@@ -87,6 +91,17 @@ def test_rebuilt_equals_live(index: Index, scratch: Path) -> None:
     again.rebuild(iter(last), (1, 119))
     assert again.dump() == index.dump()
     assert again.position() == index.position()
+
+
+def test_a_snapshot_that_cannot_be_read_is_left_out(scratch: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good, torn, strange = snapshot(1), snapshot(2), snapshot(3)
+    strange["tasks"][0].append("a column of another version")
+    for found in (good, torn, strange):
+        path = scratch / layout.snapshot_path(layout.DONE, found["job"], 1, found["seq"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found)[: 50 if found is torn else None])
+    assert [found["job"] for found in all_snapshots(LocalDisk(str(scratch)))] == [good["job"]]
+    assert caplog.text.count("is left out of the index") == 2
 
 
 @pytest.mark.parametrize("damage", ["other cluster", "not a database", "other schema"])

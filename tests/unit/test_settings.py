@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,34 @@ def test_what_is_no_toml_is_told_with_its_file(home: Path, data: bytes) -> None:
         config.load(str(path))
 
 
-@pytest.mark.parametrize("text", ["", "paths = 3\n", "[paths]\nshared_dir = 3\n", '[paths]\nshared_dir = ""\n'])
+@pytest.mark.parametrize("text", ["", "[paths]\nshared_dir = 3\n", '[paths]\nshared_dir = ""\n'])
 def test_a_share_that_is_not_set_is_told(home: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"paths\.shared_dir is not set"):
         config.shared_dir(write(home / "c.toml", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[paths]\nshred_dir = '/mnt'\n",
+            "paths.shred_dir: there is no such key; the nearest known one is paths.shared_dir",
+        ),
+        (
+            "[paths]\nshared_dir = '/mnt'\n[timing]\nhartbeat_interval = 3\n",
+            "timing.hartbeat_interval: there is no such key",
+        ),
+        ("[paths]\nshared_dir = '/mnt'\n[nodee]\n", "nodee: there is no such key"),
+        ("paths = 3\n", "paths = 3: it must be a section"),
+    ],
+)
+def test_clients_refuse_unknown_keys_too(home: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        config.shared_dir(write(home / "c.toml", text))
+
+
+def test_clients_know_all_keys() -> None:
+    assert sorted(f"{s}.{key}" for s, keys in config.KEYS.items() for key in keys) == sorted(settings.known_keys())
 
 
 def test_the_readme_tells_every_key() -> None:
