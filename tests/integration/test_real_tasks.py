@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shlex
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -18,6 +20,7 @@ from conftest import SCRATCH, eventually
 from daemons import CANARY, MIB, alive
 
 from hakuriver.errors import HakuRiverError
+from hakuriver.spool import layout
 
 CORES = 4  #: of each node
 
@@ -467,6 +470,26 @@ def test_drain_lets_tasks_finish_and_takes_back_what_is_not_claimed(river: Clust
     assert river.job(new).counts == {"pending": 1}
     river.ask("undrain", node="n2")
     assert river.ended(new).state == "completed"
+
+
+def test_reindex_makes_index_and_pages_anew(river: Cluster) -> None:
+    job = river.submit(["true"])
+    river.ended(job)
+    told = [river.path(path) for path in (layout.RECENT_INDEX, layout.ending_file(job), layout.page("tasks.html"))]
+
+    def all_tell() -> bool:
+        return all(path.exists() and job in path.read_text() for path in told)
+
+    eventually(all_tell)
+    (database,) = river.directory.rglob("index.db")
+    with contextlib.closing(sqlite3.connect(database)) as index, index:
+        assert index.execute("delete from jobs where job = ?", [job]).rowcount == 1
+    for path in told:
+        path.unlink()
+    assert river.ask("reindex").outcome == "done"
+    eventually(all_tell)
+    with contextlib.closing(sqlite3.connect(database)) as index:
+        assert index.execute("select count(*) from jobs where job = ?", [job]).fetchone() == (1,)
 
 
 def test_nothing_is_left_lying(river: Cluster) -> None:
