@@ -65,26 +65,9 @@ def _write(it: River, job: str, number: int) -> None:
     """One finished job of one task, as a host leaves it."""
     at = int(job[:13]) / 1000
     row = TaskRow(
-        None,
-        "completed",
-        1,
-        "node",
-        0,
-        at,
-        at + 1,
-        0,
-        None,
-        "exit",
-        "",
-        1.0,
-        0.5,
-        10**7,
-        None,
-        True,
-        None,
-        [],
+        None, "completed", 1, "node", 0, at, at + 1, 0, None, "exit", "", 1.0, 0.5, 10**7, None, True, None, [],
         "process",
-    )
+    )  # fmt: skip
     snapshot = JobSnapshot(
         job=job, state="completed", exit_code=0, term=0, seq=number + 1, admission=number, name="past",
         owner=pwd.getpwuid(os.getuid()).pw_name, uid=os.getuid(), accepted_at=at, finished_at=at + 1, count=1,

@@ -33,8 +33,9 @@ def task_range(job: str, array: str | None, targets: int) -> tuple[str, int]:
     ranges = task_ranges(array, targets) if array or targets > 1 else None
     if ranges is None:
         return job, 1
-    shown = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
-    return f"{job}-[{shown}]", sum(high - low + 1 for low, high in ranges)
+    from hakuriver import units
+
+    return f"{job}-[{units.format_ranges(ranges)}]", sum(high - low + 1 for low, high in ranges)
 
 
 def check(job: dict[str, Any], where: str = "") -> dict[str, Any]:

@@ -332,7 +332,7 @@ def host_seen_lately(share: Share, within_s: float) -> bool:
 
 def host_last_seen(share: Share) -> str | None:
     """When and where a host last wrote its view of the nodes, in its own words; None: never."""
-    index = share.read_json(f"{layout.INDEX}/nodes.json")
+    index = share.read_json(layout.NODES_INDEX)
     at = index.get("at") if index else None
     if index is None or not isinstance(at, int | float):
         return None

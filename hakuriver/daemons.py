@@ -15,7 +15,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hakuriver import memory
@@ -50,24 +50,14 @@ def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leavi
     """Run `work` on a thread until it ends or a signal comes; return the exit status. `leaving`: said at the signal."""
     _set_up_logging(log_file)
     memory.settle()
-    stop, signalled = Stop(), False
-    events, teller = os.pipe2(os.O_CLOEXEC)
+    stop = Stop()
     outcome: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def on_signal(signum: int, _frame: Any) -> None:
-        # Takes no lock, as setting an Event does: this thread may hold that very lock.
-        nonlocal signalled
-        if signalled:
-            os._exit(1)
-        signalled = True
-        os.write(teller, bytes([signum]))
+    events, teller = catch_signals((signal.SIGTERM, signal.SIGINT), 1)
 
     def run() -> None:
         outcome.put(_guarded(work, stop, log))
         os.write(teller, b"\0")
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, on_signal)
     thread = threading.Thread(target=run, name="ticks", daemon=True)
     thread.start()
     if told := os.read(events, 1)[0]:  # not join(): a signal would not end that
@@ -78,6 +68,27 @@ def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leavi
         log.warning("the share does not answer; leaving all the same: nothing that was accepted is lost")
         os._exit(0)
     return outcome.get()
+
+
+def catch_signals(signals: Iterable[signal.Signals], status: int) -> tuple[int, int]:
+    """Catch these: a pipe, its end to read and its end to write, out of which the number of the first comes as a byte.
+
+    A second one ends the process at once with exit status `status`.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    caught = False
+
+    def note(signum: int, _frame: Any) -> None:
+        # Takes no lock, as setting an Event does: the thread that is interrupted may hold that very lock.
+        nonlocal caught
+        if caught:
+            os._exit(status)
+        caught = True
+        os.write(writer, bytes([signum]))
+
+    for signum in signals:
+        signal.signal(signum, note)
+    return reader, writer
 
 
 def _guarded(work: Callable[[Stop], int], stop: Stop, log: logging.Logger) -> int:

@@ -12,8 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from hakuriver import units
-from hakuriver.checks import task_ranges
+from hakuriver.checks import task_range, task_ranges
 from hakuriver.client import Receipt, open_share, read_receipt
 from hakuriver.errors import NotFound
 from hakuriver.ids import is_job_id, job_time, task_name
@@ -196,8 +195,8 @@ def ranges_of(job: Job) -> list[tuple[int, int]] | None:
 
 def tasks_there(job: Job) -> str:
     """Which tasks a job has, for an error about one that it has not."""
-    ranges = ranges_of(job)
-    return f"they are {job.job}-[{units.format_ranges(ranges)}]" if ranges else f"it has one, {job.job}"
+    short, count = task_range(job.job, job.spec.get("array"), len(job.spec.get("targets") or ()))
+    return f"they are {short}" if count > 1 else f"it has one, {job.job}"
 
 
 # -- one job, wherever it is

@@ -19,6 +19,7 @@ from hakuriver import config, reading
 from hakuriver.cli.common import chosen_config, config_option, directory, note, out
 from hakuriver.cli.live import View
 from hakuriver.cli.supervising import Child, stop_all
+from hakuriver.daemons import catch_signals
 from hakuriver.errors import HakuRiverError
 from hakuriver.ids import task_name
 from hakuriver.reading import NODE, STATE, K
@@ -158,27 +159,17 @@ def _child(
 
 
 def _run(river: Share, cluster: str, children: list[Child]) -> int:
-    stopping = False
-    wake, waker = os.pipe2(os.O_CLOEXEC)
-
-    def stop(_signum: int, _frame: Any) -> None:
-        # Takes no lock, as setting an Event does: this thread may hold that very lock.
-        nonlocal stopping
-        if stopping:
-            os._exit(130)  # the children get TERM from the kernel when we go
-        stopping = True
-        os.write(waker, b"x")
-
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, stop)
+    # At a second signal the children get TERM from the kernel when we go.
+    stop, _ = catch_signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), 130)
     pages = f"file://{river.path(layout.WWW)}/index.html"
     view = View(river, f"river {cluster} at {river.root}   pages: {pages}   Ctrl-C stops")
-    while not stopping:
+    while True:
         now = time.monotonic()
         for child in children:
             child.mind(now, view.say)
         _look(view, now)
-        select.select([wake], [], [], MIND_S)
+        if select.select([stop], [], [], MIND_S)[0]:
+            break
     view.leave()
     note("stopping")
     for name in stop_all(children):

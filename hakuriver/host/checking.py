@@ -99,7 +99,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_TOO_DEEP = problem("file", None, f"it is nested deeper than {NESTING_MAX} levels", "a job needs 3: flatten it")
+_TOO_DEEP = problem("file", None, f"it is nested deeper than {NESTING_MAX} levels", "flatten it")
 _STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
 
 

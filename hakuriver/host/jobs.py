@@ -332,13 +332,15 @@ class Rows:
 def read_snapshot(data: bytes) -> dict[str, Any]:
     """A snapshot as JSON (records.JobSnapshot), `tasks` to be gone through only. Raises ValueError if it is none."""
     head, mark, rows = data.partition(_TASKS)
+    found: dict[str, Any]
     if len(data) < LARGE or not mark:
-        small: dict[str, Any] = json.loads(data)
-        if any(len(row) != len(TaskRow._fields) for row in small["tasks"][:1]):
-            raise ValueError("its rows are of another version")
-        return small
-    found: dict[str, Any] = json.loads(head + b"}")
-    return {**found, "tasks": Rows(rows.decode())}
+        found = json.loads(data)
+    else:
+        found = {**json.loads(head + b"}"), "tasks": Rows(rows.decode())}
+    first = next(iter(found["tasks"]), None)
+    if first is not None and len(first) != len(TaskRow._fields):
+        raise ValueError("its rows are of another version")
+    return found
 
 
 def exit_code_of(task: Task) -> int:

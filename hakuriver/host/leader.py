@@ -101,7 +101,7 @@ class Host:
         self.ahead = Ahead()
         self._due: dict[str, float] = {}
         self._blocked: dict[Any, float] = {}
-        self._told_service: list[tuple[str, bool, bool]] = []  #: nodes, whether they drain, whether they are offline
+        self._told_states: dict[str, str] = {}  #: of the nodes
         self.want_reindex = False
         self.collected: list[str] = []  #: jobs deleted, for whoever tells
         again = self.door.find_taken(answered)
@@ -321,9 +321,9 @@ class Host:
     def _keep_house(self, idle: bool) -> None:
         self.snapshots.clear(self.journal)
         told = self.snapshots.write(self.boottime(), idle)
-        service = [(n.name, n.draining, self.hearing.offline(n.name)) for n in self.state.nodes.values()]
-        if self.tell is not None and (told or service != self._told_service or self._every("tell", 2.0)):
-            self._told_service = service
+        states = {node.name: self._state_of(node) for node in self.state.nodes.values()}
+        if self.tell is not None and (told or states != self._told_states or self._every("tell", 2.0)):
+            self._told_states = states
             self.tell(told, self.nodes_index(), (self.journal.baton.term, self.journal.baton.seq))
         for job in self.snapshots.evict():
             self.answers.finished.add(job)
@@ -362,12 +362,16 @@ class Host:
             "nodes": [self._node_row(node) for _, node in sorted(self.state.nodes.items())],
         }  # fmt: skip
 
+    def _state_of(self, node: Node) -> str:
+        if self.hearing.offline(node.name):
+            return "offline"
+        return "draining" if node.draining else "online"
+
     def _node_row(self, node: Node) -> dict[str, Any]:
         seen = self.hearing.seen.get(node.name)
         beat = seen.heartbeat if seen else None
-        offline = self.hearing.offline(node.name)
         return {
-            "node": node.name, "state": "offline" if offline else "draining" if node.draining else "online",
+            "node": node.name, "state": self._state_of(node),
             "epoch": node.epoch, "hostname": node.description.get("hostname", ""), "cores": node.cores,
             "memory_bytes": node.memory_bytes, "cores_held": node.cores_held, "memory_held_bytes": node.memory_held,
             "tasks": len(node.held), "executors": sorted(node.executors),

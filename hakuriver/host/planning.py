@@ -162,7 +162,7 @@ def eligible(shape: Shape, node: str, executors: frozenset[str]) -> bool:
     return shape.target in (None, node) and (shape.executor in executors or shape.executor == "auto")
 
 
-def choose_executor(shape: Shape, room: Room, auto: str = "auto") -> str:
+def choose_executor(shape: Shape, room: Room, auto: str) -> str:
     """The one asked for, else the one that the river is set to, else docker, systemd, plain processes."""
     for asked in (shape.executor, auto):
         if asked != "auto":

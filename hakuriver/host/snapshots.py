@@ -64,15 +64,18 @@ class Snapshots:
         return written
 
     def _due(self, now: float, most: int) -> list[Job]:
-        touched = [self._state.jobs[job] for job in self._state.touched if job in self._state.jobs]
-        finished = [job for job in touched if job.finished]
+        finished: list[Job] = []
+        running: list[Job] = []
+        for name in self._state.touched:
+            if job := self._state.jobs.get(name):
+                (finished if job.finished else running).append(job)
         self.behind = False
         if now - self._flushed < FLUSH_S:
             return finished
-        others = [job for job in touched if not job.finished and (job.size <= SMALL or job.journal_bytes >= job.size)]
+        others = [job for job in running if job.size <= SMALL or job.journal_bytes >= job.size]
         most = max(most, len(others) // WRITE_PART)
         self.behind = len(others) > most
-        if touched and not self.behind:
+        if (finished or running) and not self.behind:
             self._flushed = now
         return finished + others[:most]
 

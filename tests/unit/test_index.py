@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hakuriver.host import jobs
 from hakuriver.host.index import Index, shortened
 from hakuriver.host.telling import all_snapshots
 from hakuriver.records import JobRow, JobSnapshot, TaskRow
@@ -93,7 +94,11 @@ def test_rebuilt_equals_live(index: Index, scratch: Path) -> None:
     assert again.position() == index.position()
 
 
-def test_a_snapshot_that_cannot_be_read_is_left_out(scratch: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("large", [256 * 1024, 10])
+def test_a_snapshot_that_cannot_be_read_is_left_out(
+    scratch: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    monkeypatch.setattr(jobs, "LARGE", large)
     good, torn, strange = snapshot(1), snapshot(2), snapshot(3)
     strange["tasks"][0].append("a column of another version")
     for found in (good, torn, strange):
