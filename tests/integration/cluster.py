@@ -160,9 +160,24 @@ class Cluster:
         def heard() -> bool:
             epochs = [b[0] for name in self.names(paths.root) if (b := layout.parse_runner_baton(name))]
             beats = [place[0] for name in self.names(paths.dir("heartbeat")) if (place := layout.parse_entry(name))]
-            return bool(epochs) and max(epochs) in beats and not self.names(paths.dir("events"))
+            told = bool(epochs) and max(epochs) in beats and not self.names(paths.dir("events"))
+            return told and self._knows(node, max(epochs))  # no events: also before the first are published
 
         eventually(heard, PATIENCE_S)
+
+    def _knows(self, node: str, epoch: int) -> bool:
+        """Whether the host's journal speaks of that runner."""
+        for name in sorted(self.names(layout.JOURNAL), reverse=True):
+            try:
+                entry = json.loads(self.path(f"{layout.JOURNAL}/{name}").read_text())
+            except FileNotFoundError:
+                continue  # removed by a checkpoint just now
+            if any(change[0] in ("node", "events") and change[1:3] == [node, epoch] for change in entry["changes"]):
+                return True
+            saved = ((entry.get("checkpoint") or {}).get("nodes") or {}).get(node)
+            if saved:
+                return bool(epoch in (saved["epoch"], saved["cursor"][0]))
+        return False
 
     # -- what lies on the share
 
