@@ -13,6 +13,7 @@ import time
 
 from hakuriver import daemons, memory
 from hakuriver.daemons import RETRY_S, Saying, Stop, boottime
+from hakuriver.doctor.quick import refuse_broken
 from hakuriver.host.leader import Host, NotYet, Superseded
 from hakuriver.host.telling import Telling
 from hakuriver.ids import new_job_id
@@ -59,6 +60,7 @@ class Ticking:
         river = daemons.wait_for_share(self._disk, self._stop, self._saying)
         if river is None:
             return 0
+        refuse_broken(self._disk.root, log)
         host_id, _lock = self._identity(river)
         telling = Telling(self._disk, self._settings, river.cluster_id)
         host = Host(

@@ -13,6 +13,7 @@ import time
 
 from hakuriver import daemons, memory
 from hakuriver.daemons import RETRY_S, Refused, Saying, Stop, boottime
+from hakuriver.doctor.quick import refuse_broken
 from hakuriver.keeper.client import KeeperClient
 from hakuriver.runner.agent import KeeperLost, KeeperUnavailable, NodeTaken, Runner, Superseded
 from hakuriver.runner.machine import describe, sampler
@@ -63,6 +64,7 @@ class Ticking:
         river = daemons.wait_for_share(self._disk, self._stop, self._saying)
         if river is None:
             return 0
+        refuse_broken(self._disk.root, log)
         paths = self._settings.paths
         home = os.path.join(paths.state_dir, river.cluster_id, "nodes", self._settings.node.name)
         taken = (

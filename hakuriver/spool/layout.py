@@ -27,6 +27,8 @@ CONTAINERS = "hakuriver-containers"
 SHARED_DATA = "shared_data"
 WWW = "www"
 
+#: What `hakuriver doctor` and a starting daemon try out, each in a directory of its own; gone when they are done.
+DOCTOR = "doctor"
 #: What `hakuriver init share` makes, parents first.
 TREE = (
     INCOMING, RECEIPTS, HOST, TAKEN, JOURNAL, "jobs", ACTIVE, DONE, NODES, INDEX, ENDINGS,
@@ -189,6 +191,10 @@ def stderr_path(job: str, index: int | None, attempt: int) -> str:
     return f"{ERRORS}/{output_stem(job, index, attempt)}.err"
 
 
+    def doctor_ask(self, run: str) -> str:
+        """Asks the node's runner to answer one run of `hakuriver doctor --with`."""
+        return f"{self.root}/{DOCTOR}.{run}"
+
 def ending_file(job_or_ending: str) -> str:
     """Which file of index/endings/ lists the ids that end like this (its last three digits)."""
     return f"{ENDINGS}/{job_or_ending[-3:]}.json"
@@ -198,6 +204,17 @@ def ending_file(job_or_ending: str) -> str:
 NODES_INDEX = f"{INDEX}/nodes.json"
 RECENT_INDEX = f"{INDEX}/recent.json"
 #: The pages of single jobs.
+def doctor(run: str) -> str:
+    """The directory of one run of the doctor; `run`: 20 digits, as a job's id."""
+    return f"{DOCTOR}/{run}"
+
+
+def parse_doctor_ask(name: str) -> str | None:
+    """Which run a file `doctor.<run>` in nodes/<node>/ asks to be answered; None if it is no such file."""
+    kind, _, run = name.partition(".")
+    return run if kind == DOCTOR and is_job_id(run) else None
+
+
 JOB_PAGES = f"{WWW}/jobs"
 
 
