@@ -38,6 +38,10 @@ FRESH_S = 60.0
 #: How long a client may go on taking writes before it learns that there is no room for them.
 REFUSAL_S = 30.0
 
+#: What a write may say on a full disk, and on a read-only one. SFTP cannot say more than that it failed.
+FULL = ("No space left", "Input/output")
+READ_ONLY = ("Read-only", "Permission denied", "not permitted")
+
 WRITE = 'dd if=/dev/zero of="$1/$2" bs=64k count=1 conv=fsync status=none'
 READ = 'cd "$1" && shift && for file; do cat "$file" | wc -c; done | xargs'
 
@@ -132,17 +136,20 @@ class Check:
         return f"a: {lost}; d: {written}; start {took:.1f} s; all again {self.recovered()}"
 
     def fill(self) -> str:
-        self.lab.fill()
-        told = self.refused("No space left", "Disk quota")
-        self.lab.unfill()
-        return f"{told}; all again {self.recovered()}"
+        return self.refusing(self.lab.fill, self.lab.unfill, FULL)
 
     def read_only(self) -> str:
-        self.lab.read_only()
-        told = self.refused("Read-only", "Permission denied", "Input/output", "not permitted")
-        read = self.look("a")
-        self.lab.read_write()
-        return f"{told}; {read}; all again {self.recovered()}"
+        return self.refusing(self.lab.read_only, self.lab.read_write, READ_ONLY)
+
+    def refusing(self, fault: Callable[[], None], mend: Callable[[], None], reasons: Sequence[str]) -> str:
+        """Writes are refused while there is that fault; reads are not."""
+        fault()
+        try:
+            told = self.refused(reasons)
+            looks = " ".join(self.look(machine) for machine in MACHINES)
+        finally:
+            mend()
+        return f"{told}; {looks}; all again {self.recovered()}"
 
     def down(self) -> str:
         """Nothing is left, not even of those that hung."""
@@ -218,7 +225,7 @@ class Check:
                     raise
                 time.sleep(0.5)
 
-    def refused(self, *reasons: str) -> str:
+    def refused(self, reasons: Sequence[str]) -> str:
         """Why writes are refused on each machine, once they are. Raises LabError if they are not."""
         told = []
         for machine in MACHINES:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lab.base import MACHINES, Lab, LabError, run
-from lab.net import mounted, shrink, tag, unmount_below
+from lab.net import cover_read_only, mounted, shrink, tag, uncover, unmount_below
 
 SIZE = "512m"
 
@@ -74,15 +74,15 @@ class Local(Lab):
         run("mount", "-o", f"remount,size={SIZE}", str(self.disk))
 
     def read_only(self) -> None:
-        """EROFS for whatever is opened from now on; what is open for writing stays so (hence no remount: EBUSY)."""
+        """EROFS for whatever is opened from now on; what is open for writing stays so."""
         self._as_root()
         for machine in MACHINES:
-            run("mount", "--bind", "-o", "ro", str(self.disk), self.root(machine))
+            cover_read_only(self.disk, Path(self.root(machine)))
 
     def read_write(self) -> None:
         self._as_root()
         for machine in MACHINES:
-            run("umount", "--lazy", self.root(machine))
+            uncover(Path(self.root(machine)))
 
     def requests(self, machine: str) -> int | None:
         return None

@@ -272,6 +272,16 @@ def shrink(disk: Path, tries: int = 20) -> None:
                 raise
 
 
+def cover_read_only(source: Path, point: Path) -> None:
+    """Mount `source` read-only over `point`: unlike a remount, this can be done while files are open for writing."""
+    run("mount", "--bind", "-o", "ro", str(source), str(point))
+
+
+def uncover(point: Path) -> None:
+    """Take the uppermost mount off `point`; what is open there stays open."""
+    run("umount", "--lazy", str(point))
+
+
 def _mac(number: int) -> str:
     return f"02:00:00:00:00:{number:02x}"
 
