@@ -51,6 +51,7 @@ class LazyGroup(click.Group):
         "init": "root:init",
         "host": "host:host",
         "runner": "runner:runner",
+        "doctor": "doctor:doctor",
         "schema": "schema:schema",
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

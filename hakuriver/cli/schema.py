@@ -24,6 +24,7 @@ SCHEMAS = {
     "control": ("hakuriver.cli.schemas", "ControlOutput", "--json of kill, pause, resume, requeue, drain, forget, gc"),
     "nodes": ("hakuriver.cli.schemas", "NodesOutput", "`hakuriver node list --json`"),
     "node": ("hakuriver.cli.schemas", "NodeOutput", "`hakuriver node show --json`"),
+    "doctor": ("hakuriver.cli.schemas", "DoctorOutput", "`hakuriver doctor --json`"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -197,6 +197,28 @@ class NodeOutput(Output):
     description: NodeDescription | None = Field(description="as its runner told")
     tasks: list[str] = Field(description="that run there, by its newest heartbeat")
     load: Load | None = None
+
+
+class FindingOutput(Output):
+    """One thing that the doctor looked at."""
+
+    check: str = Field(description="<group>.<name>; groups: machine, mount, share, other, pair")
+    status: Literal["ok", "note", "warning", "broken"] = Field(description="broken: the promises cannot hold")
+    value: str = Field(description="what was seen, for people")
+    meaning: str = Field(description="what that means for the river; may be empty")
+    remedy: str = Field(description="what to change; may be empty but for warning and broken")
+
+
+class DoctorOutput(Output):
+    """hakuriver doctor --json."""
+
+    format: Literal[1]
+    shared_dir: str = Field(description="on this machine")
+    node: str = Field(description="this machine's name in the river")
+    with_: str | None = Field(alias="with", description="the node that was measured with")
+    broken: bool = Field(description="whether a finding is broken")
+    problem: str | None = Field(description="why the other node could not be measured with")
+    findings: list[FindingOutput]
 
 
 ListOutput.model_rebuild()

@@ -166,7 +166,7 @@ def rename_race(count: int) -> Probe:
             rival.ask("hello")
             start = time.monotonic() + 0.002
             rival.send("race", at, count, start)
-            mine = rivalry.race(bench.disk, at, "own", range(count), start)
+            mine = rivalry.race(bench.disk, at, "own", rivalry.at_once(count, start))
             theirs = rival.answer()
         stand = rivalry.standing(bench.disk, at, ("own", "rival"), count, LISTED_WITHIN_S)
         return [rivalry.judge("share.rename", {"own": set(mine), "rival": set(theirs)}, stand, count)]
@@ -328,7 +328,7 @@ def _left(check: str, value: str, low: bool) -> Finding:
     if not low:
         return Finding(check, OK, value)
     return Finding(
-        check, WARNING, value, "when it is full nothing is accepted, and running tasks keep their output on their nodes",
+        check, WARNING, value, "when it is full nothing is accepted, and running tasks keep their output on the nodes",
         "free some space: `hakuriver host gc --older-than 7d` deletes old jobs with their outputs",
     )  # fmt: skip
 

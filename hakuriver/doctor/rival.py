@@ -111,7 +111,7 @@ def _hello(_disk: Disk) -> str:
 
 
 def _race(disk: Disk, at: str, count: int, start: float) -> list[int]:
-    return rivalry.race(disk, at, "rival", range(count), start)
+    return rivalry.race(disk, at, "rival", rivalry.at_once(count, start))
 
 
 def _create(disk: Disk, path: str) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import time
-from collections.abc import Iterable
 
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, Finding
 from hakuriver.spool import files
 from hakuriver.spool.files import Disk, ShareError
 
-#: Seconds from one file to the next when two processes of one machine reach for each at the same instant.
-SLOT_S = 0.0002
+#: Seconds from one file to the next: of two processes of one machine, which reach for each at the same instant; and of
+#: two machines, which have no clock in common, and so are early or late at random.
+SLOT_S, PAIR_SLOT_S, PAIR_JITTER_S = 0.002, 0.008, 0.03
 
 _UNSURE = "who wins is told by what stands there afterwards; it could not be seen"
 
@@ -25,15 +26,35 @@ def lay_out(disk: Disk, at: str, count: int) -> None:
         disk.write(f"{at}/{number}", b"%d" % number, durable=False)
 
 
-def race(disk: Disk, at: str, side: str, numbers: Iterable[int], start: float | None = None) -> list[int]:
+def count(disk: Disk, at: str, wanted: int, within_s: float) -> int:
+    """How many names a directory shows; waits until there are as many as wanted, or so long."""
+    end = time.monotonic() + within_s
+    while (found := len(files.names(disk, at))) < wanted and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
+
+
+def at_once(count: int, start: float) -> list[float]:
+    """When each of so many files is reached for, by all processes of one machine; `start`: time.monotonic()."""
+    return [start + number * SLOT_S for number in range(count)]
+
+
+def at_random(count: int) -> list[float]:
+    """When each of so many files is reached for, beginning now."""
+    begin = time.monotonic()
+    return [begin + number * PAIR_SLOT_S + random.random() * PAIR_JITTER_S for number in range(count)]
+
+
+def race(disk: Disk, at: str, side: str, times: list[float]) -> list[int]:
     """Rename each file to one's own name for it, as the river claims work; return those that this side has won.
 
-    `start`: time.monotonic() of the first; each further one a slot later. None: as fast as may be.
+    `times`: when each is reached for, time.monotonic().
     """
     won = []
-    for turn, number in enumerate(numbers):
-        while start is not None and time.monotonic() < start + turn * SLOT_S:
-            pass  # sleeping would take longer than a slot
+    for number, due in enumerate(times):
+        time.sleep(max(0.0, due - time.monotonic() - SLOT_S / 2))
+        while time.monotonic() < due:
+            pass  # sleeping would come too late
         if _take(disk, f"{at}/{number}", f"{at}/{number}.{side}"):
             won.append(number)
     return won

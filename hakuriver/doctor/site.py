@@ -51,7 +51,8 @@ def _make(disk: Disk, path: str) -> None:
 
 def remove(disk: Disk, path: str) -> None:
     """Remove a run's directory, and the one above it if that was the last; what cannot be removed stays."""
-    shutil.rmtree(f"{disk.root}/{path}", ignore_errors=True)
+    for _ in range(2):  # a file that the other side was just writing is met the second time
+        shutil.rmtree(f"{disk.root}/{path}", ignore_errors=True)
     disk.rmdir(layout.DOCTOR)
 
 

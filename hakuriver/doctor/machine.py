@@ -1,0 +1,156 @@
+"""What this machine brings along: tools, a place for local state, a clock."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from typing import NamedTuple
+
+from hakuriver import __version__
+from hakuriver.doctor import mounts
+from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding
+from hakuriver.doctor.probes import judge_room
+
+#: Seconds that a tool may take to say how it is.
+TOOL_S = 4.0
+#: From adjtimex(2): the clock is not synchronised. Bytes of struct timex, and where its status is, on 64-bit Linux.
+TIME_ERROR, STA_UNSYNC = 5, 0x40
+TIMEX_SIZE, TIMEX_STATUS = 208, 40
+
+
+class Tool(NamedTuple):
+    """A program that is of use where it is found."""
+
+    name: str
+    use: str  #: what the river does with it
+    probe: tuple[str, ...] = ()  #: a command that succeeds when it is not only there but works
+    says: str = ""  #: what that success means
+
+
+TOOLS = (
+    Tool("bash", "commands of yours that are shell scripts"),
+    Tool("docker", "tasks in containers", ("docker", "version", "-f", "{{.Server.Version}}"), "its engine answers"),
+    Tool("systemd-run", "tasks in systemd units", ("systemctl", "show", "--property=Version"), "systemd is running"),
+    Tool("nvidia-smi", "tasks on NVIDIA GPUs", ("nvidia-smi", "-L"), "it finds GPUs"),
+    Tool("numactl", "tasks on chosen NUMA nodes"),
+    Tool("ssh", "tasks that are reached by SSH"),
+)  # fmt: skip
+
+
+def examine(node: str, state_dir: str) -> list[Finding]:
+    """Everything about this machine; `node`: its name in the river."""
+    return [
+        Finding("machine.node", OK, f"{node}: hakuriver {__version__}, Python {platform.python_version()}, "
+                f"Linux {platform.release()}"),
+        *state(state_dir),
+        clock(),
+        *(tool(each) for each in TOOLS),
+    ]  # fmt: skip
+
+
+# -- the place for local state
+
+
+def state(path: str) -> list[Finding]:
+    """Whether local state can lie there; the directory may not be there yet."""
+    there = existing(path)
+    found = judge_state(path, mounts.of(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        found.append(Finding("machine.state", WARNING, f"{there} may not be written", "host and runner cannot start",
+                             "give it to the user who runs them, or name another in paths.state_dir"))  # fmt: skip
+    return found + judge_room("machine", os.statvfs(there))
+
+
+def existing(path: str) -> str:
+    """The path, or the nearest directory above it that is there."""
+    while not os.path.isdir(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def judge_state(path: str, mount: mounts.Mount | None) -> list[Finding]:
+    """What is to be said of a state directory on such a mount."""
+    value = f"{path} on {mount.type if mount else 'an unknown filesystem'}"
+    if mount and mount.type in mounts.NETWORK:
+        return [Finding(
+            "machine.state", BROKEN, value,
+            "when the network is away the keeper hangs with it and cannot stop tasks in time: they could run twice; "
+            "and machines that share it take one another's identity",
+            "name a directory of this machine's own disk in paths.state_dir",
+        )]  # fmt: skip
+    if mount and mount.type in mounts.PASSING:
+        return [Finding(
+            "machine.state", WARNING, value,
+            "it is empty after a reboot: this machine is no longer known as its node, and how its tasks ended is lost",
+            "name a directory of a lasting disk in paths.state_dir",
+        )]  # fmt: skip
+    return [Finding("machine.state", OK, value)]
+
+
+# -- the clock
+
+
+def clock() -> Finding:
+    """Whether somebody keeps this machine's clock in step."""
+    return judge_clock(synchronised())
+
+
+def judge_clock(in_step: bool | None) -> Finding:
+    """None: it cannot be told."""
+    if in_step:
+        return Finding("machine.clock", OK, "kept in step")
+    if in_step is None:
+        return Finding("machine.clock", NOTE, "whether the clock is kept in step cannot be told here")
+    meaning = (
+        "the river compares no clocks, but the time in a job's id decides how long it is kept, and people read times"
+    )
+    return Finding("machine.clock", NOTE, "nothing keeps it in step", meaning, "run chrony or systemd-timesyncd")
+
+
+def synchronised() -> bool | None:
+    """What the kernel says, adjtimex(2); None if it does not."""
+    if ctypes.sizeof(ctypes.c_long) != 8:
+        return None
+    buffer = ctypes.create_string_buffer(TIMEX_SIZE)
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+    except (OSError, AttributeError):
+        return None
+    if state < 0:
+        return None
+    status = int.from_bytes(buffer.raw[TIMEX_STATUS : TIMEX_STATUS + 4], "little")
+    return state != TIME_ERROR and not status & STA_UNSYNC
+
+
+# -- tools
+
+
+def tool(wanted: Tool) -> Finding:
+    """Whether a tool is there, and works."""
+    check = f"machine.{wanted.name}"
+    if shutil.which(wanted.name) is None:
+        return Finding(check, NOTE, "not found", f"for {wanted.use}")
+    if not wanted.probe:
+        return Finding(check, OK, f"found, for {wanted.use}")
+    trouble = fails(wanted.probe)
+    if trouble is None:
+        return Finding(check, OK, f"found, and {wanted.says}; for {wanted.use}")
+    return Finding(check, NOTE, f"found, but: {trouble}", f"for {wanted.use}")
+
+
+def fails(command: tuple[str, ...]) -> str | None:
+    """What a command says when it fails; None when it does not."""
+    try:
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                             timeout=TOOL_S, check=False)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"no answer within {TOOL_S:.0f} s"
+    except OSError as error:
+        return error.strerror or str(error)
+    if ran.returncode == 0:
+        return None
+    said = (ran.stderr or ran.stdout).strip().splitlines()
+    return said[-1][:200] if said else f"exit status {ran.returncode}"
