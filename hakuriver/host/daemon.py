@@ -26,8 +26,8 @@ from hakuriver.spool.watching import Watch
 
 log = logging.getLogger("hakuriver.host")
 
-#: Seconds between ticks while something taken is not whole yet, and while another host leads.
-SETTLING_S, STANDBY_S = 0.05, 0.5
+#: Seconds between ticks while another host leads.
+STANDBY_S = 0.5
 #: Seconds after which an unfinished file of the host's own is a dead one's; and one that a client began.
 UNFINISHED_S, DOOR_UNFINISHED_S = 3600.0, 86400.0
 #: The interpreter gives the ticking thread its turn after so many seconds of the telling one's.
@@ -100,11 +100,9 @@ class Ticking:
             telling.rebuild_if_needed(host.journal.baton)
             self._remove_unfinished()
         self._pass_on(host, telling)
-        self._watch_directories(host)
+        self._watch_directories()
         self._memory.look(happened, boottime())
-        if happened:
-            return 0.0
-        return SETTLING_S if host.door.busy else self._settings.timing.poll_interval
+        return 0.0 if happened else host.pause_s()
 
     def _remove_unfinished(self) -> None:
         """What writers left that died before their rename: the host's own, and day-old ones at the door."""
@@ -121,10 +119,9 @@ class Ticking:
             telling.forget(host.collected)
             host.collected = []
 
-    def _watch_directories(self, host: Host) -> None:
+    def _watch_directories(self) -> None:
         self._watch.add(f"{self._disk.root}/{layout.INCOMING}")
-        for node in host.state.nodes:
-            self._watch.add(f"{self._disk.root}/{layout.NodePaths(node).dir('events')}")
+        self._watch.add(f"{self._disk.root}/{layout.BELLS}")
 
     def _pause(self, seconds: float) -> None:
         """Until something comes; `poll` rather than `select`, which is limited to small descriptors."""

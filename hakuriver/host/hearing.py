@@ -16,10 +16,14 @@ from hakuriver.records import Event, EventBatch, Heartbeat, NodeDescription
 from hakuriver.settings import Timing
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk
-from hakuriver.spool.layout import NodePaths
+from hakuriver.spool.layout import Bell, NodePaths
 
 #: Changes of another node's heartbeat, after a lease ran out, that make it a witness.
 WITNESS_BEATS = 2
+#: Heartbeats that may be missing before a node's directory is looked into though its bell is silent.
+SILENT_BEATS = 1.5
+#: Seconds between two listings of nodes/, and of the events of a node whose bell tells of none.
+NODES_EVERY_S, EVENTS_EVERY_S = 5.0, 30.0
 
 
 class Seen:
@@ -27,14 +31,17 @@ class Seen:
 
     def __init__(self) -> None:
         self.beat: tuple[int, int] | None = None  #: newest heartbeat's (epoch, seq)
-        self.heartbeat: Heartbeat | None = None
+        self.heartbeat: Heartbeat | None = None  #: the last that was read: it may be older, and tells what it told
+        self.events_at = float("-inf")  #: when its events were last listed
         self.silent_s = 0.0
         self.changes = 0  #: how often the heartbeat was seen to change
         self.witnessed: dict[str, int] = {}  #: other node -> its `changes` when this one's lease ran out
         self.probes = 0  #: own round trips through the node's directory since then
 
-    def reset(self) -> None:
+    def hear(self, beat: tuple[int, int]) -> None:
         """It has been heard."""
+        self.beat = beat
+        self.changes += 1
         self.silent_s, self.probes = 0.0, 0
         self.witnessed.clear()
 
@@ -47,10 +54,33 @@ class Hearing:
         self._timing = timing
         self.seen: dict[str, Seen] = {}
         self._last: float | None = None
+        self._bells: dict[str, Bell] = {}
+        self._nodes: list[str] = []
+        self._nodes_at = float("-inf")
 
-    def nodes(self) -> list[str]:
-        """Names below nodes/."""
-        return sorted(n for n in files.names(self._disk, layout.NODES) if layout.NODE_NAME.fullmatch(n))
+    def listen(self) -> None:
+        """List the bells of all nodes."""
+        self._bells = {}
+        for name in files.names(self._disk, layout.BELLS):
+            bell = layout.parse_bell(name)
+            if bell is not None and bell > self._bells.get(bell.node, (bell.node,)):
+                self._bells[bell.node] = bell
+
+    def rings(self, name: str, cursor: tuple[int, int], now: float) -> bool:
+        """Whether to list a node's events, of which those up to `cursor` are known: always, if it has no bell."""
+        bell, seen = self._bells.get(name), self.seen.setdefault(name, Seen())
+        if bell is not None and (bell.epoch, bell.batch) <= cursor and now - seen.events_at < EVENTS_EVERY_S:
+            return False
+        seen.events_at = now
+        return True
+
+    def nodes(self, now: float) -> list[str]:
+        """Names below nodes/; listed anew when a bell tells of another, and now and then."""
+        if now - self._nodes_at >= NODES_EVERY_S or not self._bells.keys() <= set(self._nodes):
+            found = files.names(self._disk, layout.NODES)
+            self._nodes = sorted(name for name in found if layout.NODE_NAME.fullmatch(name))
+            self._nodes_at = now
+        return self._nodes
 
     def observe(self, nodes: list[str], now: float) -> list[str]:
         """List every node's heartbeats; return those whose heartbeat has changed. `now`: CLOCK_BOOTTIME, seconds."""
@@ -65,6 +95,20 @@ class Hearing:
         self._last = None
 
     def _look(self, name: str, seen: Seen, step: float) -> bool:
+        """Whether a node has told something; its bell is believed when it tells of life, not when it is silent."""
+        bell = self._bells.get(name)
+        if bell is None or seen.heartbeat is None or seen.beat is None or bell.epoch != seen.beat[0]:
+            return self._look_inside(name, seen, step)
+        lately = seen.silent_s + step < SILENT_BEATS * self._timing.heartbeat_interval
+        if not lately or bell.since > seen.heartbeat.seq:
+            return self._look_inside(name, seen, step)
+        if bell.beat > seen.beat[1]:
+            seen.hear((bell.epoch, bell.beat))
+        else:
+            seen.silent_s += step
+        return False
+
+    def _look_inside(self, name: str, seen: Seen, step: float) -> bool:
         beats = files.positions(self._disk, NodePaths(name).dir("heartbeat"))
         newest = beats[-1] if beats else None
         if newest is None or newest == seen.beat or (seen.beat and newest < seen.beat):
@@ -74,9 +118,8 @@ class Hearing:
             heartbeat = Heartbeat.model_validate_json(self._disk.read(NodePaths(name).numbered("heartbeat", *newest)))
         except (FileNotFoundError, ValidationError):
             return False  # gone or unreadable just now: the next listing tells more
-        seen.beat, seen.heartbeat = newest, heartbeat
-        seen.changes += 1
-        seen.reset()
+        seen.heartbeat = heartbeat
+        seen.hear(newest)
         return True
 
     def _witness(self, nodes: list[str]) -> None:

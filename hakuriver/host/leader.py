@@ -24,6 +24,7 @@ from hakuriver.records import FORMAT
 from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk, ShareError
+from hakuriver.spool.pace import Pace
 
 __all__ = ["Host", "NotYet", "Superseded"]
 
@@ -31,8 +32,12 @@ __all__ = ["Host", "NotYet", "Superseded"]
 Tell = Callable[[list[bytes], dict[str, Any], tuple[int, int]], None]
 
 
+#: Seconds between ticks while something taken is not whole yet.
+SETTLING_S = 0.05
 #: Seconds between two documents sent only because an earlier one has not been claimed.
 NUDGE_S = 10.0
+#: Seconds between two looks for what an earlier host has left: while something is unclaimed, and otherwise.
+SWEEP_S, SWEEP_IDLE_S = 5.0, 60.0
 
 
 class Host:
@@ -62,6 +67,7 @@ class Host:
         self.lock = lock
         self.tell = tell
         self.leading = False
+        self._pace = Pace(settings.timing.poll_interval)
         self._watched: tuple[str, float] | None = None  #: baton of another host, and since when it has not changed
 
     # -- taking the lead
@@ -115,16 +121,22 @@ class Host:
     def tick(self) -> bool:
         """Do one round of everything; tell whether anything happened. ShareError: call again later."""
         try:
-            return self._round()
-        except FileNotFoundError as error:  # a directory that init made: the share is going away just now
+            happened = self._round()
+        except FileNotFoundError as error:  # a directory that init made
+            files.present(self.disk)
             raise ShareError("find", str(error.filename or "a directory of the share"), error) from error
+        self._pace.note(happened, self.boottime())
+        return happened
+
+    def pause_s(self) -> float:
+        """Seconds until the next tick though no notice comes."""
+        return SETTLING_S if self.door.busy else self._pace.pause_s(self.boottime())
 
     def _round(self) -> bool:
         if not self.leading:
             self.open()
-        files.present(self.disk)
         self._finish_last()
-        self._take_and_check()
+        self._take_and_check()  # lists incoming/: where that is not, the share is not
         self._hear()
         self._observe()
         self._plan_and_send()
@@ -159,9 +171,12 @@ class Host:
             self.answers.answer(asked)
 
     def _hear(self) -> None:
+        self.hearing.listen()
+        now = self.boottime()
         for node in list(self.state.nodes.values()):
             try:
-                self._hear_node(node)
+                if self.hearing.rings(node.name, node.cursor, now):
+                    self._hear_node(node)
             except ShareError:
                 continue  # the others may be heard; this one is listed again next time
 
@@ -180,7 +195,7 @@ class Host:
         if not self._every("observe", min(1.0, self.timing.poll_interval)):
             return
         try:
-            names = self.hearing.nodes()
+            names = self.hearing.nodes(self.boottime())
             changed = self.hearing.observe(names, self.boottime())
         except ShareError:
             self.hearing.pause()
@@ -330,9 +345,10 @@ class Host:
         if self._every("housekeeping", 3600.0):
             self.collect(None)
             self._dismiss()
-        if self._every("sweep", 5.0):
+        if self._every("sweep", SWEEP_S):
             for entry in self.door.find_taken():
                 self.forget_taken(entry)  # its removal met a share that was just going away
+        if self._every("revoked", SWEEP_S if any(n.documents for n in self.state.nodes.values()) else SWEEP_IDLE_S):
             for change in self.liveness.sweep_revoked(self.now()):
                 self.decide(change)
 
@@ -376,6 +392,7 @@ class Host:
             "memory_bytes": node.memory_bytes, "cores_held": node.cores_held, "memory_held_bytes": node.memory_held,
             "tasks": len(node.held), "executors": sorted(node.executors),
             "load": beat.load.model_dump() if beat else {}, "problems": beat.problems if beat else [],
-            "heartbeat": f"{beat.epoch}-{beat.seq}" if beat else "", "silent_s": round(seen.silent_s if seen else 0, 1),
+            "heartbeat": f"{seen.beat[0]}-{seen.beat[1]}" if seen and seen.beat else "",
+            "silent_s": round(seen.silent_s if seen else 0, 1),
             "version": node.description.get("version", ""),
         }  # fmt: skip

@@ -347,6 +347,7 @@ class State:
         if document is None:
             return
         self.nodes[node].controls += document["controls"]
+        self.nodes[node].unacknowledged = True  # the acknowledgement in it was taken back with it
         for job_id, wire_k, attempt in document["tasks"]:
             job = self.jobs.get(job_id)
             task = job.live.get(ONLY if wire_k is None else wire_k) if job else None

@@ -33,7 +33,7 @@ RECENT, OVERVIEW = 1000, 20
 #: Job pages written in one round at most; the rest follows in the next ones.
 PAGES_MOST = 100
 #: Seconds between two stamps, and between two writes of the nodes when only their load has changed.
-ALIVE_S, NODES_S = 15.0, 5.0
+ALIVE_S = NODES_S = 15.0
 #: Seconds between two looks at the logs of a job that runs, and jobs looked at in one round at most.
 LOGS_S, LOGS_MOST = 10.0, 5
 

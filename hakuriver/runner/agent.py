@@ -22,6 +22,7 @@ from hakuriver.runner.session import Session
 from hakuriver.settings import Settings
 from hakuriver.spool import files
 from hakuriver.spool.files import Disk, ShareError
+from hakuriver.spool.pace import Pace
 
 __all__ = ["KeeperLost", "KeeperUnavailable", "Machine", "NodeTaken", "Runner", "Superseded"]
 
@@ -57,6 +58,8 @@ class Runner:
         self.output_limit = output_limit or settings.limits.output_local // 2
         self.place = place(node, settings)
         self.session: Session | None = None
+        # An idle runner lists its inbox alone, so it may look more often than a host, which is waited for as well.
+        self._pace = Pace(settings.timing.poll_interval / 2)
         self._epoch = 0
         self._unused = False  #: the epoch was taken, and has no session yet
 
@@ -94,7 +97,9 @@ class Runner:
         try:
             if self.session is None:
                 self.open()
-            return self._round()
+            happened = self._round()
+            self._pace.note(happened, self.boottime())
+            return happened
         except (FileNotFoundError, FileExistsError) as error:
             raise ShareError("use", str(error.filename or "the share"), error) from error
         except Gone:
@@ -107,15 +112,17 @@ class Runner:
     def _round(self) -> bool:
         assert self.session is not None
         heard = self.session.listen()
+        if not heard and not self.session.stirs():
+            return False
         files.present(self.disk)
         return self.session.round() or heard
 
     def wait_s(self) -> float:
-        """Seconds until something is due though nothing has come: the pace of an idle runner at most."""
-        longest = self.settings.timing.poll_interval
+        """Seconds until the next round though no notice comes."""
+        now = self.boottime()
         if self.session is None:
-            return longest
-        return max(0.0, min(longest, self.session.due_at() - self.boottime()))
+            return self.settings.timing.poll_interval
+        return max(0.0, min(self._pace.pause_s(now), self.session.due_at() - now))
 
 
 def place(node: str, settings: Settings) -> Place:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from hakuriver.records import Heartbeat
+from hakuriver.records import Heartbeat, Load
 from hakuriver.settings import Timing
 from hakuriver.spool import files
 from hakuriver.spool.files import Disk
@@ -16,6 +16,10 @@ from hakuriver.spool.layout import NodePaths
 
 #: Seconds for which heartbeats are kept, for people and for a runner that starts.
 KEEP_S = 60.0
+#: Heartbeats after which the host is to read one, though only small changes of the load are new.
+READ_EVERY = 12
+#: Steps in which the load counts as changed: per cent of CPU and of memory, degrees Celsius.
+STEP_CPU, STEP_MEMORY, STEP_CELSIUS = 15.0, 5.0, 5.0
 
 
 class Heart:
@@ -30,6 +34,9 @@ class Heart:
         self.born = boottime()
         self.next_at = self.born
         self.seq = 0
+        self.told = 0  #: the last one that was published
+        self.since = 0  #: the heartbeat since which nothing has changed in them that need be read
+        self._last: Heartbeat | None = None  #: the content of that one
         self.told_cursor: str | None = None  #: the place in the inbox that the last one told
         self.lease_until = 0.0  #: by CLOCK_BOOTTIME
         self._kept: deque[tuple[float, int]] = deque()
@@ -46,6 +53,9 @@ class Heart:
         data = heartbeat.model_dump_json().encode() + b"\n"
         files.publish(self._disk, self._paths.numbered("heartbeat", self._epoch, self.seq), data)
         self._kept.append((asked, self.seq))
+        self.told = self.seq
+        if self._last is None or self.seq - self.since >= READ_EVERY or differ(self._last, heartbeat):
+            self.since, self._last = self.seq, heartbeat
         self.told_cursor = heartbeat.inbox
         self.next_at = asked + self._timing.heartbeat_interval
         self.lease_until = asked + self._timing.lease
@@ -70,3 +80,18 @@ class Heart:
         for place in files.positions(self._disk, self._paths.dir("heartbeat")):
             if place not in kept and place[0] <= self._epoch:
                 self._disk.remove(self._paths.numbered("heartbeat", *place))
+
+
+def differ(before: Heartbeat, now: Heartbeat) -> bool:
+    """Whether one heartbeat tells what the other does not: anything but its number, its time and a little load."""
+    aside = {"seq", "at", "load"}
+    return before.model_dump(exclude=aside) != now.model_dump(exclude=aside) or _loads_differ(before.load, now.load)
+
+
+def _loads_differ(before: Load, now: Load) -> bool:
+    total = now.memory_total_bytes or 1
+    return (
+        abs(before.cpu_percent - now.cpu_percent) > STEP_CPU
+        or abs(before.memory_used_bytes - now.memory_used_bytes) * 100 / total > STEP_MEMORY
+        or abs((before.temperature_c or 0.0) - (now.temperature_c or 0.0)) > STEP_CELSIUS
+    )

@@ -133,6 +133,12 @@ class Inbox:
         """Number of the last document dealt with; 0: none."""
         return seq_of(self.cursor) if self.cursor else 0
 
+    def stirs(self, now: float) -> bool:
+        """Whether there is something to take, or to look for. `now`: CLOCK_BOOTTIME, seconds."""
+        if self._tried or now >= self._look_at:
+            return True
+        return any(seq_of(place) > self.reached for place in self._list("inbox"))
+
     def take(self, now: float) -> list[Taken]:
         """Take all documents whose turn it is. `now`: CLOCK_BOOTTIME, seconds."""
         self.listing = self._list("inbox")

@@ -12,6 +12,7 @@ from hakuriver import __version__
 from hakuriver.ids import task_name
 from hakuriver.records import Dispatch, Heartbeat, NodeDescription
 from hakuriver.runner import baton
+from hakuriver.runner.bell import Ringer
 from hakuriver.runner.executors import EXECUTORS, Refused
 from hakuriver.runner.heart import Heart
 from hakuriver.runner.inbox import Inbox, Taken
@@ -20,7 +21,7 @@ from hakuriver.runner.output import Carrier
 from hakuriver.runner.tidying import Tidying
 from hakuriver.runner.work import CLAIMED, PAUSED, QUEUED, RUNNING, Attempt, Document, Work
 from hakuriver.spool import files
-from hakuriver.spool.layout import NodePaths
+from hakuriver.spool.layout import Bell, NodePaths
 
 if TYPE_CHECKING:
     from hakuriver.records import Start
@@ -42,6 +43,7 @@ class Session:
         self.inbox = Inbox(disk, self._paths)
         self.heart = Heart(disk, self._paths, epoch, runner.settings.timing, runner.boottime)
         self.tidying = Tidying(disk, self._paths, self)
+        self._ringer = Ringer(disk)
         self._describe()
         self._begin(tasks)
 
@@ -81,6 +83,17 @@ class Session:
                 heard = True
         return heard
 
+    def stirs(self) -> bool:
+        """Whether there is anything to do on the share: one listing of the inbox, if nothing else tells."""
+        return (
+            self.heart.due()
+            or self.outbox.waiting
+            or self.carrier.busy
+            or (self.carrier.due() or float("inf")) <= self.clock()
+            or not all(document.handed for document in self.work.documents.values())
+            or self.inbox.stirs(self.clock())
+        )
+
     def round(self) -> bool:
         """All that touches the share; tell whether anything was done."""
         baton.check(self._disk, self._paths.node, self._runner.nonce, self.epoch)
@@ -91,6 +104,7 @@ class Session:
         self._carry()
         told = self.outbox.publish()
         self._hand_over()
+        self._ringer.ring(Bell(self._paths.node, self.epoch, self.heart.told, self.outbox.seq, self.heart.since))
         self.tidying.tidy()
         if self.carrier.trouble is not None:
             raise self.carrier.trouble

@@ -19,6 +19,7 @@ JOURNAL = "host/journal"
 ACTIVE = "jobs/active"
 DONE = "jobs/done"
 NODES = "nodes"
+BELLS = "bells"
 INDEX = "index"
 ENDINGS = "index/endings"
 OUTPUTS = "task_outputs"
@@ -26,12 +27,12 @@ ERRORS = "task_errors"
 CONTAINERS = "hakuriver-containers"
 SHARED_DATA = "shared_data"
 WWW = "www"
-
 #: What `hakuriver doctor` and a starting daemon try out, each in a directory of its own; gone when they are done.
 DOCTOR = "doctor"
+
 #: What `hakuriver init share` makes, parents first.
 TREE = (
-    INCOMING, RECEIPTS, HOST, TAKEN, JOURNAL, "jobs", ACTIVE, DONE, NODES, INDEX, ENDINGS,
+    INCOMING, RECEIPTS, HOST, TAKEN, JOURNAL, "jobs", ACTIVE, DONE, NODES, BELLS, INDEX, ENDINGS,
     OUTPUTS, ERRORS, CONTAINERS, SHARED_DATA, WWW,
 )  # fmt: skip
 
@@ -144,6 +145,30 @@ def parse_runner_baton(name: str) -> tuple[int, str] | None:
     return (int(parts[1]), parts[2]) if len(parts) == 3 and parts[0] == "runner" and parts[1].isdigit() else None
 
 
+class Bell(NamedTuple):
+    """A node's bell: one file in bells/ whose name tells how far the node is. One listing shows those of all nodes."""
+
+    node: str
+    epoch: int
+    beat: int  #: seq of its newest heartbeat; 0: none in this epoch yet
+    batch: int  #: seq of its newest batch of events; 0: none in this epoch yet
+    since: int  #: seq of the heartbeat since which nothing has changed in them that need be read
+
+    @property
+    def path(self) -> str:
+        """The path below the root."""
+        return f"{BELLS}/{self.node}.{self.epoch}.{self.beat}.{self.batch}.{self.since}"
+
+
+def parse_bell(name: str) -> Bell | None:
+    """Take a bell's name apart."""
+    node, *numbers = name.rsplit(".", 4)
+    if len(numbers) != 4 or not all(n.isdigit() for n in numbers) or not NODE_NAME.fullmatch(node):
+        return None
+    epoch, beat, batch, since = map(int, numbers)
+    return Bell(node, epoch, beat, batch, since)
+
+
 class NodePaths(NamedTuple):
     """The files of one node."""
 
@@ -166,6 +191,10 @@ class NodePaths(NamedTuple):
         """What the node is, as of one start of its runner."""
         return f"{self.root}/node.{epoch}.json"
 
+    def doctor_ask(self, run: str) -> str:
+        """Asks the node's runner to answer one run of `hakuriver doctor --with`."""
+        return f"{self.root}/{DOCTOR}.{run}"
+
     def numbered(self, part: str, first: int, seq: int) -> str:
         """heartbeat/ and events/: `<epoch>-<seq>.json`; inbox/, claimed/, revoked/: `<term>-<seq>.json`."""
         return f"{self.dir(part)}/{position(first, seq)}.json"
@@ -173,6 +202,17 @@ class NodePaths(NamedTuple):
     def named(self, part: str, place: str) -> str:
         """The same, by a position already written."""
         return f"{self.dir(part)}/{place}.json"
+
+
+def doctor(run: str) -> str:
+    """The directory of one run of the doctor; `run`: 20 digits, as a job's id."""
+    return f"{DOCTOR}/{run}"
+
+
+def parse_doctor_ask(name: str) -> str | None:
+    """Which run a file `doctor.<run>` in nodes/<node>/ asks to be answered; None if it is no such file."""
+    kind, _, run = name.partition(".")
+    return run if kind == DOCTOR and is_job_id(run) else None
 
 
 def output_stem(job: str, index: int | None, attempt: int) -> str:
@@ -191,10 +231,6 @@ def stderr_path(job: str, index: int | None, attempt: int) -> str:
     return f"{ERRORS}/{output_stem(job, index, attempt)}.err"
 
 
-    def doctor_ask(self, run: str) -> str:
-        """Asks the node's runner to answer one run of `hakuriver doctor --with`."""
-        return f"{self.root}/{DOCTOR}.{run}"
-
 def ending_file(job_or_ending: str) -> str:
     """Which file of index/endings/ lists the ids that end like this (its last three digits)."""
     return f"{ENDINGS}/{job_or_ending[-3:]}.json"
@@ -204,17 +240,6 @@ def ending_file(job_or_ending: str) -> str:
 NODES_INDEX = f"{INDEX}/nodes.json"
 RECENT_INDEX = f"{INDEX}/recent.json"
 #: The pages of single jobs.
-def doctor(run: str) -> str:
-    """The directory of one run of the doctor; `run`: 20 digits, as a job's id."""
-    return f"{DOCTOR}/{run}"
-
-
-def parse_doctor_ask(name: str) -> str | None:
-    """Which run a file `doctor.<run>` in nodes/<node>/ asks to be answered; None if it is no such file."""
-    kind, _, run = name.partition(".")
-    return run if kind == DOCTOR and is_job_id(run) else None
-
-
 JOB_PAGES = f"{WWW}/jobs"
 
 

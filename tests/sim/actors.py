@@ -106,9 +106,7 @@ class HostActor(Actor):
             self.said = str(error)
             return 1.0
         self.said = ""
-        if happened:
-            return 0.0
-        return 0.05 if self.host.door.busy else self.world.settings.timing.poll_interval
+        return 0.0 if happened else self.host.pause_s()
 
 
 class RunnerActor(Actor):

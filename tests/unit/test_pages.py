@@ -108,9 +108,9 @@ def test_only_what_changed_is_written(teller: Teller, disk: Counting) -> None:
     teller.tell([], nodes(116.0), (1, 3))
     assert disk.take() == ["index/nodes.json", "www/alive.js"]
     teller.tell([], nodes(122.0, load=load(50.0)), (1, 3))
-    assert disk.take() == ["index/nodes.json", "www/nodes.html"]
+    assert disk.take() == []
     teller.tell([], nodes(131.0, load=load(50.0)), (1, 3))
-    assert disk.take() == ["index/nodes.json", "www/alive.js", "www/index.html"]
+    assert disk.take() == ["index/nodes.json", "www/alive.js", "www/index.html", "www/nodes.html"]
 
 
 def test_what_users_control_is_escaped(teller: Teller, disk: Counting) -> None:

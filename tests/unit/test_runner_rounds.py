@@ -386,6 +386,7 @@ def test_a_runner_whose_baton_was_taken_stops(stage: Stage) -> None:
     runner = stage.runner()
     stage.turns(runner)
     stage.turns(stage.runner())
+    stage.clock.at += stage.settings.timing.heartbeat_interval  # it looks when it has anything to do
     with pytest.raises(Superseded):
         runner.tick()
 
