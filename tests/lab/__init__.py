@@ -1,0 +1,21 @@
+"""Shared filesystems, each brought up on this one machine as several machines would see it: see `base.Lab`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from lab.base import Lab
+
+#: Name of a filesystem -> the module and the class of its lab.
+LABS = {
+    "local": ("lab.local", "Local"), "nfs": ("lab.uml", "NFS"), "cifs": ("lab.uml", "CIFS"),
+    "gluster": ("lab.gluster", "Gluster"), "moosefs": ("lab.moosefs", "MooseFS"), "sshfs": ("lab.sshfs", "SSHFS"),
+}  # fmt: skip
+
+
+def make_lab(name: str, directory: Path) -> Lab:
+    """The lab of a filesystem by its name, not yet up."""
+    module, cls = LABS[name]
+    lab: Lab = getattr(importlib.import_module(module), cls)(directory)
+    return lab
