@@ -12,10 +12,12 @@ import logging
 import os
 import queue
 import secrets
+import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hakuriver import memory
@@ -27,6 +29,8 @@ from hakuriver.spool.files import Disk, ShareError
 STOP_PATIENCE_S = 5.0
 #: Seconds before the next try when the share has failed.
 RETRY_S = 1.0
+#: Seconds for which a round may wait for the share before that is said, and between two looks at it.
+HANGING_S, LOOK_EVERY_S = 15.0, 5.0
 
 
 class Refused(Exception):
@@ -39,11 +43,21 @@ class Stop:
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.busy_since: float | None = None  #: CLOCK_BOOTTIME; None: between two rounds
 
     def ask(self) -> None:
         """End soon."""
         self.asked.set()
         os.write(self._waker, b"x")
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A round of the working thread, which may hang as long as the share does."""
+        self.busy_since = boottime()
+        try:
+            yield
+        finally:
+            self.busy_since = None
 
 
 def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leaving: str) -> int:
@@ -60,6 +74,7 @@ def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leavi
 
     thread = threading.Thread(target=run, name="ticks", daemon=True)
     thread.start()
+    _say_while_it_hangs(events, stop, log)
     if told := os.read(events, 1)[0]:  # not join(): a signal would not end that
         log.info("stopping on %s; %s", signal.Signals(told).name, leaving)
         stop.ask()
@@ -68,6 +83,21 @@ def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leavi
         log.warning("the share does not answer; leaving all the same: nothing that was accepted is lost")
         os._exit(0)
     return outcome.get()
+
+
+def _say_while_it_hangs(events: int, stop: Stop, log: logging.Logger) -> None:
+    """Until `events` can be read: say when the working thread waits for the share, and when it goes on."""
+    poller = select.poll()
+    poller.register(events, select.POLLIN)
+    hanging: float | None = None
+    while not poller.poll(LOOK_EVERY_S * 1000):
+        since = stop.busy_since
+        if hanging is not None and since != hanging:
+            log.info("the share answers again, after %.0f s or less", boottime() - hanging)
+            hanging = None
+        if hanging is None and since is not None and boottime() - since > HANGING_S:
+            log.warning("the share has not answered for %.0f s: waiting for its server", boottime() - since)
+            hanging = since
 
 
 def catch_signals(signals: Iterable[signal.Signals], status: int) -> tuple[int, int]:

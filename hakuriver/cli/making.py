@@ -46,7 +46,7 @@ def make_river(root: str, name: str | None) -> River:
         _make_tree(root)
         disk = LocalDisk(root)
         if not any(layout.parse_baton(entry) for entry in files.names(disk, layout.HOST)):
-            files.publish(disk, Baton(0, "none", 0, 0).path, b"")
+            files.publish(disk, Baton(0, layout.NOBODY, 0, 0).path, b"")
         disk.sync(["", *layout.TREE])
         files.publish(disk, layout.SENTINEL, river.model_dump_json(indent=2).encode() + b"\n")
     except OSError as error:

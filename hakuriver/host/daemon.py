@@ -70,8 +70,15 @@ class Ticking:
         telling.start()
         while not self._stop.asked.is_set():
             self._pause(self._tick(host, telling))
+        self._release(host)
         telling.stop()
         return 0
+
+    def _release(self, host: Host) -> None:
+        try:
+            host.release()
+        except (NotYet, Superseded, ShareError) as reason:
+            log.info("the baton stays as it is: %s", reason)
 
     def _identity(self, river: River) -> tuple[str, int]:
         directory = os.path.join(self._settings.paths.state_dir, river.cluster_id, "host")
@@ -82,7 +89,8 @@ class Ticking:
         """One tick; return how long to pause at most."""
         leading = host.leading
         try:
-            happened = host.tick()
+            with self._stop.at_work():
+                happened = host.tick()
         except NotYet as reason:
             self._saying.say(f"waiting: {reason}")
             return STANDBY_S

@@ -128,6 +128,10 @@ class Journal:
         """Show a standby that this host lives. Raises Superseded if it has been succeeded."""
         self._rename(self.baton._replace(beat=self.baton.beat + 1))
 
+    def release(self) -> None:
+        """Lead no longer: whoever comes first takes the baton. Raises as `beat`."""
+        self._rename(self.baton._replace(host=layout.NOBODY, beat=self.baton.beat + 1))
+
     def _rename(self, baton: Baton) -> None:
         won = files.move(self.disk, self.baton.path, baton.path)
         if won is None:

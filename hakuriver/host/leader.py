@@ -76,7 +76,7 @@ class Host:
         """Take the baton and load what it stands for. Raises NotYet while another host leads or files are missing."""
         files.present(self.disk)
         baton = journal.find_baton(self.disk)
-        if baton.host not in (self.host_id, "none") and not self._silent(baton.name):
+        if baton.host not in (self.host_id, layout.NOBODY) and not self._silent(baton.name):
             raise NotYet(f"host {baton.host} leads (term {baton.term}); this one waits until it is silent")
         taken = Journal.take(self.disk, baton, self.host_id)
         self._watched = None
@@ -115,6 +115,12 @@ class Host:
         #: Nodes with work that they may not have claimed: they are to echo the new term.
         self._ungreeted = {node.name for node in self.state.nodes.values() if node.documents or node.unacknowledged}
         self.leading = True
+
+    def release(self) -> None:
+        """Hand the baton back, so that another host may lead at once; only if all that was decided is carried out."""
+        if self.leading and self._uncommitted is None and not (self.changes or self.effects):
+            self.leading = False
+            self.journal.release()
 
     # -- one tick
 

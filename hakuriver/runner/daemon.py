@@ -88,7 +88,8 @@ class Ticking:
     def _tick(self, runner: Runner) -> tuple[float, bool]:
         """One tick; return how long to pause at most, and whether news of the keeper end the pause."""
         try:
-            busy = runner.tick()
+            with self._stop.at_work():
+                busy = runner.tick()
         except ShareError as error:
             self._saying.say(str(error))
             return RETRY_S, False

@@ -112,11 +112,15 @@ def parse_taken(entry: str) -> Taken | None:
     return Taken(request, name)
 
 
+#: In place of a host's id in the baton: before the first host, and after one that was stopped in good order.
+NOBODY = "none"
+
+
 class Baton(NamedTuple):
     """The host's leadership: one file in host/ whose name is its content."""
 
     term: int
-    host: str  #: the leading host's id, 12 hex digits; `none` before the first
+    host: str  #: the leading host's id, 12 hex digits; or NOBODY
     seq: int  #: last committed journal entry
     beat: int  #: counts up while nothing is committed, so that a standby sees life
 

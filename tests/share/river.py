@@ -55,14 +55,13 @@ class Daemon:
     """A host or a runner on a machine: at most one process at a time."""
 
     def __init__(self, machine: Machine, role: str, config: str, log: str, arguments: list[str]) -> None:
-        self.machine, self.role, self._config, self._log = machine, role, config, log
-        self._arguments = arguments
+        self.machine, self.role, self.config, self._log = machine, role, config, log
+        self.argv = [sys.executable, "-m", "hakuriver", role, *arguments]
         self.pid: int | None = None
 
     def start(self) -> Daemon:
         """Start a process; it does not wait until it works."""
-        argv = [sys.executable, "-m", "hakuriver", self.role, *self._arguments]
-        self.pid = self.machine.do("start", argv=argv, log=self._log, env={"HAKURIVER_CONFIG": self._config})
+        self.pid = self.machine.do("start", argv=self.argv, log=self._log, env={"HAKURIVER_CONFIG": self.config})
         return self
 
     def send(self, number: int) -> None:

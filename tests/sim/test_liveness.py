@@ -403,3 +403,27 @@ def test_an_old_host_that_wakes_up_has_no_effect(river: River) -> None:
     assert [run.how for run in river.runs(job)] == ["exit"]
     old.stop()
     river.judge()
+
+
+def test_a_host_that_is_stopped_in_good_order_is_succeeded_at_once(river: River) -> None:
+    job = river.submit("5")
+    river.running(job)
+    old = river.world.host
+    old.host.release()
+    old.stop()
+    new, stopped_at = river.world.second_host(), river.world.t
+    assert river.world.run(lambda: new.host.leading, LEASE_S), river.world.story()
+    assert river.world.t - stopped_at < 2.0, "no lease is waited for"
+    assert river.world.run(river.world.done, 90.0), river.world.story()
+    assert [run.how for run in river.runs(job)] == ["exit"]
+    river.judge()
+
+
+def test_a_host_hands_nothing_back_that_is_not_its_own(river: River) -> None:
+    """Succeeded while it slept, it must not give away another's lead."""
+    old, new = river.world.host.host, river.world.second_host()
+    river.world.host.up = False
+    assert river.world.run(lambda: new.host.leading, 3 * LEASE_S), river.world.story()
+    with pytest.raises(Superseded):
+        old.release()
+    assert river.world.run(lambda: new.host.journal.baton.beat > 0, 30.0)

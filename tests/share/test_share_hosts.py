@@ -1,0 +1,145 @@
+"""More than one host: one leads, the others wait and say so; a leader that is gone is succeeded, and has no effect then."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from halting import VERBS
+from lab.base import Lab
+from river import HOST, Daemon, River, eventually, noted, ticking
+
+pytestmark = pytest.mark.timeout(600)
+
+HALTING = Path(__file__).with_name("halting.py")
+#: Verbs tried where a lease takes its time: those at which something becomes true for others.
+FEW = ("take", "commit", "dispatch")
+
+
+@pytest.fixture
+def mended(lab: Lab) -> Iterator[None]:
+    """The host's machine is not cut off when a test is over."""
+    yield
+    lab.mend(HOST)
+
+
+def index_of(river: River) -> dict[str, str]:
+    """What the leading host tells of recent jobs: id and state."""
+    import json
+
+    text = river.client.do("read", path=river.client.path("index/recent.json"))
+    return {row["job"]: row["state"] for row in json.loads(text)["jobs"]} if text else {}
+
+
+def take_over(river: River, term: int) -> None:
+    """Wait until the standby leads."""
+    eventually(lambda: river.baton().term == term + 1, 120, "the standby takes over", 0.1)
+    eventually(lambda: f"leading, term {term + 1}" in river.standby.log, 120, "it says so", 0.1)
+
+
+def test_a_standby_waits_and_takes_over_from_a_host_that_died(river: River) -> None:
+    before = river.submit(noted("echo before"))
+    runs = river.submit(ticking(), retries=1)
+    river.ended(before)
+    river.in_state(runs, "running")
+    term = river.baton().term
+    marks = river.mark_logs()
+    river.standby.start()
+    eventually(lambda: "leads" in river.standby.log[marks[repr(river.standby)] :], 60, "the standby says who leads")
+    river.beats(3)
+    assert river.baton().term == term, "a standby takes nothing from a host that lives"
+    river.host.kill()
+    meanwhile = [river.submit(noted("echo meanwhile")) for _ in range(3)]
+    take_over(river, term)
+    for job in meanwhile:
+        assert river.ended(job).state == "completed"
+    eventually(lambda: index_of(river).get(meanwhile[0]) == "completed", 60, "the index tells of new jobs")
+    assert index_of(river)[before] == "completed", "the index was brought up to date from the files"
+    river.host.start()
+    eventually(
+        lambda: "leads" in river.host.log[marks[repr(river.host)] :].rpartition("up")[2], 60, "the old one waits"
+    )
+    assert river.baton().term == term + 1
+    assert (river.job(runs).counts, river.job(runs).tasks[0].attempt) == ({"running": 1}, 1)
+    river.check()
+
+
+def test_a_host_that_is_stopped_lets_another_lead_at_once(river: River) -> None:
+    """It hands the baton back: nobody has to wait for a lease."""
+    term = river.baton().term
+    river.standby.start()
+    eventually(lambda: "leads" in river.standby.log, 60, "the standby is up")
+    river.host.stop()
+    stopped_at = time.monotonic()
+    take_over(river, term)
+    assert time.monotonic() - stopped_at < river.timing["lease"] / 2 or river.lab.name != "local"
+    assert river.ended(river.submit(noted("echo on"))).state == "completed"
+    river.check()
+
+
+def verbs(lab_name: str) -> tuple[str, ...]:
+    return tuple(VERBS) if lab_name == "local" else FEW
+
+
+@pytest.mark.parametrize("fate", ["stopped", "killed", "cut off"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_leader_is_gone_in_the_middle_of(river: River, lab: Lab, mended: None, verb: str, fate: str) -> None:
+    if verb not in verbs(lab.name):
+        pytest.skip("tried on a local disk, where a lease is short")
+    river.host.stop()
+    machine = river.machines[HOST]
+    trigger = f"{machine.state}/halt"
+    machine.do("shell", script=f"rm -f {trigger}")
+    old = Daemon(machine, "host", river.host.config, f"{machine.state}/halting.log", [])
+    old.argv = [*old.argv[:1], str(HALTING), verb, trigger]
+    term = river.baton().term
+    marked = len(old.log)
+    old.start()
+    eventually(lambda: f"leading, term {term + 1}" in old.log[marked:], 60, "it leads")
+    first = [river.submit(noted("echo first")) for _ in range(3)]
+    for job in first:
+        river.ended(job)
+    machine.do("write", path=trigger, text="")
+    meanwhile = [river.submit(noted(f"echo {n}"), array="0-1") for n in range(3)]
+    eventually(lambda: stopped(old), 60, f"it stops before it can {verb}")
+    if fate == "stopped" and lab.own_clocks:
+        machine.do("shell", script="date -s '+1 hour'")
+    if fate == "killed":
+        old.kill()
+    if fate == "cut off":
+        lab.cut(HOST)
+        old.send(signal.SIGCONT)
+    river.standby.start()
+    take_over(river, term + 1)
+    for job in meanwhile:
+        assert river.ended(job).counts == {"completed": 2}
+    if fate == "stopped":
+        old.send(signal.SIGCONT)
+    if fate == "cut off":
+        lab.mend(HOST)
+    if fate != "killed":
+        eventually(
+            lambda: "stands by" in old.log[marked:] or "leads" in old.log[marked:].rpartition("leading")[2],
+            180,
+            "it steps down",
+        )
+    after = [river.submit(noted("echo after")) for _ in range(3)]
+    for job in after:
+        assert river.ended(job).state == "completed"
+    assert river.baton().term == term + 2
+    if fate != "killed":
+        assert old.running
+        assert "Traceback" not in old.log[marked:]
+        old.stop()
+    for job in (*first, *meanwhile, *after):
+        assert river.client.do("receipt", request=job)["outcome"] == "accepted"
+    river.check()
+
+
+def stopped(daemon: Daemon) -> bool:
+    """Whether a process has been stopped by SIGSTOP."""
+    status, state, _ = daemon.machine.do("shell", script=f"cut -d' ' -f3 /proc/{daemon.pid}/stat")
+    return status == 0 and state.strip() == "T"
