@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,14 +24,15 @@ from hakuriver.cli.common import (
     share,
 )
 from hakuriver.cli.tables import is_terminal, terminal_width
-from hakuriver.doctor.examining import Examination
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, STATUSES, WARNING, Finding, of_status
-from hakuriver.doctor.site import BareDisk
 from hakuriver.errors import Invalid, NotFound
-from hakuriver.settings import Settings
 from hakuriver.spool import layout
 from hakuriver.spool.access import Share
-from hakuriver.spool.files import Disk, LocalDisk
+
+if TYPE_CHECKING:
+    from hakuriver.doctor.examining import Examination
+    from hakuriver.settings import Settings
+    from hakuriver.spool.files import Disk
 
 MARKS = {OK: "ok", NOTE: "note", WARNING: "WARNING", BROKEN: "BROKEN"}
 _TITLES = {
@@ -73,6 +75,9 @@ def doctor(other: str | None, shared_dir: str | None, as_json: bool) -> int:
 
 
 def _disk(shared_dir: str | None) -> Disk:
+    from hakuriver.doctor.site import BareDisk
+    from hakuriver.spool.files import LocalDisk
+
     if shared_dir is None:
         return LocalDisk(share().root)
     root = directory(shared_dir)
@@ -94,6 +99,7 @@ def _check_node(disk: Disk, other: str | None) -> None:
 
 def examine(disk: Disk, settings: Settings, other: str | None) -> Examination:
     """Examine, and say on a terminal what is being done."""
+    from hakuriver.doctor.examining import Examination
 
     def say(text: str) -> None:
         if is_terminal(sys.stderr):
@@ -101,7 +107,7 @@ def examine(disk: Disk, settings: Settings, other: str | None) -> Examination:
             sys.stderr.flush()
 
     made = Examination(disk, settings.node.name, settings.paths.state_dir, other, say)
-    if isinstance(disk, BareDisk):
+    if layout.SENTINEL not in Share(disk.root).names(""):
         made.findings.append(_no_river(disk.root))
     try:
         made.run()

@@ -14,7 +14,7 @@ from hakuriver.spool.files import Disk, ShareError
 
 #: Seconds from one file to the next: of two processes of one machine, which reach for each at the same instant; and of
 #: two machines, which have no clock in common, and so are early or late at random.
-SLOT_S, PAIR_SLOT_S, PAIR_JITTER_S = 0.002, 0.008, 0.03
+SLOT_S, PAIR_SLOT_S = 0.002, 0.02
 
 _UNSURE = "who wins is told by what stands there afterwards; it could not be seen"
 
@@ -42,7 +42,7 @@ def at_once(count: int, start: float) -> list[float]:
 def at_random(count: int) -> list[float]:
     """When each of so many files is reached for, beginning now."""
     begin = time.monotonic()
-    return [begin + number * PAIR_SLOT_S + random.random() * PAIR_JITTER_S for number in range(count)]
+    return [begin + (number + random.random()) * PAIR_SLOT_S for number in range(count)]
 
 
 def race(disk: Disk, at: str, side: str, times: list[float]) -> list[int]:
