@@ -48,6 +48,9 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
 mount --bind /usr/lib/uml/modules /lib/modules
+for name in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do
+  [ -e /dev/${{name%:*}} ] || ln -s /proc/self/${{name#*:}} /dev/${{name%:*}}
+done
 hostname lab-{name}
 date -s '+{ahead_s} seconds' >/dev/null
 ip link set lo up

@@ -116,38 +116,29 @@ def _pass_stdin(connection: socket.socket) -> None:
 
 
 def serve(address: tuple[str, int], ready: str) -> None:
-    """Answer calls for ever, each in a process of its own. `ready`: a file to make when the first can come."""
-    import signal
-    import subprocess  # noqa: F401 - now, and not after each fork
+    """Answer calls for ever. `ready`: a file to make when the first can come."""
+    import subprocess  # noqa: F401 - now, so that the first call need not wait for it
 
     listener = socket.create_server(address, backlog=64)
     os.close(os.open(ready, os.O_CREAT | os.O_WRONLY))
-    # Nobody waits for the processes that answer.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         connection, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _answer(connection)
-            os._exit(0)
-        connection.close()
+        # In a thread: to fork takes 100 ms in a guest, as it copies pages by system calls of the host.
+        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
 
 
 def _answer(connection: socket.socket) -> None:
     """Run one command and tell what comes of it."""
     _tune(connection)
     heard = frames(connection)
-    process = _start(connection, heard)
-    if process is None:
-        return
-    threading.Thread(target=_feed, args=(heard, process), daemon=True).start()
-    try:
-        _tell_output(connection, process)
-        status = process.wait()
-        send(connection, STATUS, b"%d" % (status if status >= 0 else 128 - status))
-    except OSError:
-        _hang_up(process)
+    with connection:
+        process = _start(connection, heard)
+        if process is not None:
+            threading.Thread(target=_tell, args=(connection, process), daemon=True).start()
+            _feed(heard, process)
+        # To close with frames unread would take from the caller what was sent and not yet received.
+        for _ in heard:
+            pass
 
 
 def _start(connection: socket.socket, heard: Iterator[tuple[bytes, bytes]]) -> subprocess.Popen[bytes] | None:
@@ -168,7 +159,9 @@ def _start(connection: socket.socket, heard: Iterator[tuple[bytes, bytes]]) -> s
 
 
 def _feed(heard: Iterator[tuple[bytes, bytes]], process: subprocess.Popen[bytes]) -> None:
-    """Pass stdin on until the connection breaks."""
+    """Pass stdin on until the connection ends, and the command with it, if it has not before."""
+    import signal
+
     assert process.stdin is not None
     for _, data in heard:
         try:
@@ -178,42 +171,47 @@ def _feed(heard: Iterator[tuple[bytes, bytes]], process: subprocess.Popen[bytes]
                 process.stdin.close()
         except (OSError, ValueError):
             pass  # the command reads no more; keep listening for the connection's end
-    _hang_up(process)
-
-
-def _hang_up(process: subprocess.Popen[bytes]) -> None:
-    """Do to the command what the end of a terminal does."""
-    import signal
-
-    assert process.stdin is not None
     process.stdin.close()
-    if process.returncode is None:  # else the connection has ended because the command had
+    if process.returncode is None:
         try:
             os.killpg(process.pid, signal.SIGHUP)
         except ProcessLookupError:
             pass
 
 
-def _tell_output(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    """Send stdout and stderr until the process has ended and all that it wrote is told."""
-    import select
-
+def _tell(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    """Send the output, and last the status."""
     assert process.stdout is not None
     assert process.stderr is not None
-    kinds = {process.stdout.fileno(): STDOUT, process.stderr.fileno(): STDERR}
+    try:
+        with process.stdout as stdout, process.stderr as stderr:
+            _send_output(connection, process.pid, {stdout.fileno(): STDOUT, stderr.fileno(): STDERR})
+        status = process.wait()
+        send(connection, STATUS, b"%d" % (status if status >= 0 else 128 - status))
+    except OSError:
+        process.wait()  # nobody listens any more
+
+
+def _send_output(connection: socket.socket, pid: int, kinds: dict[int, bytes]) -> None:
+    """Send what comes until the process has ended and all that it wrote is sent. `kinds`: of its pipes."""
+    import select
+
     for fd in kinds:
         os.set_blocking(fd, False)
-    end = os.pidfd_open(process.pid)
+    end = os.pidfd_open(pid)
     ended = False
-    while not ended:
-        ready, _, _ = select.select([*kinds, end], [], [])
-        ended = end in ready
-        for fd in list(kinds):
-            if (fd in ready or ended) and not _tell(connection, kinds[fd], fd, whole=ended):
-                del kinds[fd]
+    try:
+        while not ended:
+            ready, _, _ = select.select([*kinds, end], [], [])
+            ended = end in ready
+            for fd in list(kinds):
+                if (fd in ready or ended) and not _send_from(fd, connection, kinds[fd], whole=ended):
+                    del kinds[fd]
+    finally:
+        os.close(end)
 
 
-def _tell(connection: socket.socket, kind: bytes, fd: int, whole: bool) -> bool:
+def _send_from(fd: int, connection: socket.socket, kind: bytes, whole: bool) -> bool:
     """Send what there is to read now, a chunk or all of it; whether more may come."""
     while True:
         try:

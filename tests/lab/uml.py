@@ -33,18 +33,32 @@ MOUNT_S, MOUNTING_S = 15, 60.0
 #: bridge(8): a port's states
 DISABLED, FORWARDING = "0", "3"
 
-#: Takes all free blocks of the disk that a file lies on: in big pieces, then in smaller ones.
+#: Takes all free blocks of the disk that a file lies on: in big pieces, then in smaller ones; and again, as blocks of
+#: files removed just now are free only when the journal has written so.
 FILLER = """
 import os, sys
 fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o600)
-size, piece = 0, 1 << 30
-while piece >= 4096:
-    try:
-        os.posix_fallocate(fd, size, piece)
-        size += piece
-    except OSError:
-        piece //= 2
-os.fsync(fd)
+size, before = 0, -1
+while size > before:
+    before, piece = size, 1 << 30
+    while piece >= 4096:
+        try:
+            os.posix_fallocate(fd, size, piece)
+            size += piece
+        except OSError:
+            piece //= 2
+    os.fsync(fd)
+"""
+
+#: Takes a mount away. To let go of a server that does not answer can take minutes after the mount has gone, so this
+#: does not wait for umount's end. -i, -c: straight to the kernel, without a look at a filesystem that may not answer.
+UNMOUNTER = """
+setsid umount -i -c -f -l "$1" >/dev/null 2>&1 &
+for _ in $(seq 100); do
+  grep -qE ' (nfs4?|cifs) ' /proc/mounts || exit 0
+  sleep 0.1
+done
+exit 1
 """
 
 
@@ -72,7 +86,9 @@ class Machines(Lab):
     def _client(self, name: str, number: int) -> Guest:
         disk = Disk(self.directory / f"disk-{name}.img", "2G")
         ahead_s = AHEAD_S if name == AHEAD else 0
-        return self._guest(name, number, self.client_role, [disk], ahead_s)
+        # The mount point is on a tmpfs, or all machines would share also what lies below a mount that is gone.
+        role = f"{self.client_role}\nmount -t tmpfs below {shlex.quote(self.root(name))}"
+        return self._guest(name, number, role, [disk], ahead_s)
 
     def _guest(self, name: str, number: int, role: str, disks: Sequence[Disk], ahead_s: int = 0) -> Guest:
         return Guest(name, number, self.namespace, self.directory, self._sockets, role, disks, ahead_s)
@@ -186,9 +202,8 @@ class Machines(Lab):
         run(*inside(self.namespace), "bridge", "link", "set", "dev", f"data-{machine}", "state", state)
 
     def mount_kill(self, machine: str) -> None:
-        """Unmount by force; the mount point is an empty directory then."""
-        # -i, -c: straight to the kernel, without a look at a filesystem that may not answer
-        self.run(machine, "umount", "-i", "-c", "-f", "-l", self.root(machine))
+        """Unmount by force; what is seen there then is an empty directory, the machine's own."""
+        self.run(machine, "sh", "-c", UNMOUNTER, "sh", self.root(machine))
 
     def remount(self, machine: str) -> None:
         end = time.monotonic() + MOUNTING_S
