@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -35,8 +36,8 @@ LOOK_S = 8.0
 RECOVERY_S = 150.0
 #: How old a cache may be: NFS's default for directories is the longest (acdirmax, nfs(5)).
 FRESH_S = 60.0
-#: How long a client may go on taking writes before it learns that there is no room for them.
-REFUSAL_S = 30.0
+#: How long a client may go on taking writes, or trying, before it says that there is no room: MooseFS, 122 s.
+REFUSAL_S = 180.0
 
 #: What a write may say on a full disk, and on a read-only one. SFTP cannot say more than that it failed.
 FULL = ("No space left", "Input/output")
@@ -166,19 +167,19 @@ class Check:
 
     # -- looks at the share, each in a process of its own that may hang
 
-    def shell(self, machine: str, script: str, *argv: str) -> str:
+    def shell(self, machine: str, script: str, *argv: str, timeout: float = LOOK_S) -> str:
         """What a shell on the machine says: "ok" and its output, an error, or that it hangs. `$1` is the share."""
         command = self.lab.command(machine, ["sh", "-c", script, "sh", self.lab.root(machine), *argv])
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
-            out, error = process.communicate(timeout=LOOK_S)
+            out, error = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             # It may be past killing until the fault is mended: nobody waits for it here.
             process.kill()
             self.hung.append(process)
-            return f"hangs ({LOOK_S:.0f} s)"
+            return f"hangs ({timeout:.0f} s)"
         if process.returncode == 0:
             return f"ok {out.strip()}".strip()
         return error.strip().rpartition(": ")[2] or f"exit status {process.returncode}"
@@ -187,9 +188,9 @@ class Check:
         """Count the names in the share."""
         return "ls: " + self.shell(machine, 'ls "$1" >/dev/null && ls "$1" | wc -l')
 
-    def write(self, machine: str, name: str) -> str:
+    def write(self, machine: str, name: str, timeout: float = LOOK_S) -> str:
         """Write a file of 64 KiB, named after the machine, and sync it."""
-        return "write: " + self.shell(machine, WRITE, f"{name}-{machine}")
+        return "write: " + self.shell(machine, WRITE, f"{name}-{machine}", timeout=timeout)
 
     def read(self, machine: str, names: Sequence[str]) -> str:
         """The sizes of files, read whole."""
@@ -226,18 +227,19 @@ class Check:
                 time.sleep(0.5)
 
     def refused(self, reasons: Sequence[str]) -> str:
-        """Why writes are refused on each machine, once they are. Raises LabError if they are not."""
-        told = []
-        for machine in MACHINES:
-            begin = time.monotonic()
-            while not any(
-                reason in (said := self.write(machine, f"refused{next(self.numbers)}")) for reason in reasons
-            ):
-                if time.monotonic() > begin + REFUSAL_S:
-                    raise LabError(f"{machine}: {said}")
-                time.sleep(0.5)
-            told.append(f"{machine}: {said} after {time.monotonic() - begin:.1f} s")
-        return ", ".join(told)
+        """Why writes are refused on each machine, all trying at once. Raises LabError if they are not."""
+        with ThreadPoolExecutor() as pool:
+            return ", ".join(pool.map(lambda machine: f"{machine}: {self.refusal(machine, reasons)}", MACHINES))
+
+    def refusal(self, machine: str, reasons: Sequence[str]) -> str:
+        """What a write says once it is refused. Raises LabError if it is not."""
+        begin = time.monotonic()
+        while time.monotonic() < begin + REFUSAL_S:
+            said = self.write(machine, f"refused{next(self.numbers)}", REFUSAL_S)
+            if any(reason in said for reason in reasons):
+                return f"{said} after {time.monotonic() - begin:.1f} s"
+            time.sleep(0.5)
+        raise LabError(f"{machine}: {said}")
 
     def must(self, told: str) -> None:
         """Raises LabError for anything but success."""

@@ -257,11 +257,11 @@ def unmount_below(path: Path) -> None:
             run("umount", "--lazy", point)
 
 
-def shrink(disk: Path, tries: int = 20) -> None:
-    """Make a tmpfs as small as what lies on it. Raises LabError."""
+def shrink(disk: Path, spare: int = 0, tries: int = 20) -> None:
+    """Make a tmpfs as small as what lies on it, and `spare` bytes more. Raises LabError."""
     for attempt in range(tries):
         figures = os.statvfs(disk)
-        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize + spare
         try:
             # 0 would mean "no limit".
             run("mount", "-o", f"remount,size={max(used, figures.f_frsize)}", str(disk))
