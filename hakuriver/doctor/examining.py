@@ -18,8 +18,8 @@ from hakuriver.doctor.probes import Bench
 from hakuriver.ids import new_job_id
 from hakuriver.spool.files import Disk, ShareError
 
-#: Seconds after which nothing is begun any more, and after which nobody waits.
-BEGIN_S, MOST_S = 50.0, 57.0
+#: Seconds after which nothing is begun any more, all answers have come, and nobody waits.
+BEGIN_S, ANSWERED_S, MOST_S = 45.0, 54.0, 57.0
 #: Seconds for one that was interrupted to remove its directory.
 TIDY_S = 3.0
 
@@ -94,7 +94,7 @@ class Examination:
                 self._try_all(bench)
                 if self._other is not None:
                     self._begin(f"the share together with {self._other}")
-                    until = self._begun + BEGIN_S
+                    until = self._begun + ANSWERED_S
                     Pair(bench, self._other, run, until, self._cancelled.is_set).measure(self.findings.extend)
         except ShareError as error:
             self.findings.append(probes.unable("share.write", error))

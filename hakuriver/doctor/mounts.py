@@ -16,6 +16,8 @@ from typing import NamedTuple
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding
 
 MOUNTINFO = "/proc/self/mountinfo"
+#: Options of sshfs that matter here.
+_SSHFS_OPTIONS = re.compile(r"(dcache|dir_cache|cache)\w*|reconnect|ServerAlive\w+|idmap")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -30,7 +32,7 @@ class Mount(NamedTuple):
     @property
     def shown(self) -> str:
         """For people."""
-        told = ",".join(f"{key}={value}" if value else key for key, value in self.options.items())
+        told = ", ".join(f"{key}={value}" if value else key for key, value in self.options.items())
         return f"{self.type}, {self.source} on {self.point} ({told})"
 
 
@@ -106,10 +108,10 @@ def _fuse_options(point: str) -> dict[str, str]:
 
 
 def sshfs_options(words: list[str]) -> dict[str, str]:
-    """The options on a command line: `-o a,b=c` and `-oa,b=c`."""
+    """Those options on a command line that matter here: `-o a,b=c` and `-oa,b=c`."""
     given = [after for word, after in itertools.pairwise(words) if word == "-o"]
     given += [word[2:] for word in words if word.startswith("-o") and word != "-o"]
-    return {key: value for text in given for key, value in _options(text).items()}
+    return {key: value for text in given for key, value in _options(text).items() if _SSHFS_OPTIONS.fullmatch(key)}
 
 
 # -- conditions

@@ -27,11 +27,11 @@ from hakuriver.spool.layout import NodePaths
 HELLO_S = 20.0
 #: Seconds until any later answer, beyond what it takes by itself.
 REPLY_S = 6.0
-#: Letters there and back; files that both sides race for.
-PINGS, RACED = 12, 100
+#: Letters there and back, and seconds after which these are enough; files that both sides race for.
+PINGS, PINGS_S, RACED = 12, 8.0, 100
 RATE_SECONDS, RATE_MOST = 0.7, 200
 #: Seconds above which seeing one another's files is called slow.
-SLOW_S = 1.0
+SLOW_S = 2.0
 
 
 class NoAnswer(HakuRiverError):
@@ -77,11 +77,14 @@ class Pair:
         }  # fmt: skip
 
     def _tried(self, check: str, part: Callable[[], list[Finding]]) -> list[Finding]:
+        no_time = Finding(check, NOTE, "not measured: no time was left", "the share is slow", "run it again")
         if time.monotonic() > self._until - REPLY_S:
-            return [Finding(check, NOTE, "not measured: no time was left", "the share is slow", "run it again")]
+            return [no_time]
         try:
             return part()
         except NoLetter:
+            if time.monotonic() > self._until:
+                return [no_time]
             raise NoAnswer(
                 f"{self._node} has stopped answering in the middle of {check}: see whether its machine and the share "
                 "are well, and run it again"
@@ -131,7 +134,8 @@ class Pair:
     def _visibility(self) -> list[Finding]:
         trips: list[tuple[float, float]] = []
         unlisted = 0
-        for _ in range(PINGS):
+        end = time.monotonic() + PINGS_S
+        while len(trips) < PINGS and (not trips or time.monotonic() < end):
             sent = time.time()
             begin = time.monotonic()
             self._letters.send(do="ping")
@@ -139,8 +143,6 @@ class Pair:
             trip = time.monotonic() - begin
             trips.append((trip, letter.body["time"] - (sent + trip / 2)))
             unlisted += not letter.listed
-            if time.monotonic() - self._until > -REPLY_S * 2:
-                break
         times = [trip / 2 for trip, _ in trips]
         self._one_way = statistics.median(times)
         return [judge_visibility(times, unlisted), judge_clocks(*min(trips))]
@@ -163,12 +165,12 @@ class Pair:
         return [judge_replaced(took)]
 
     def _until_seen(self, ask: dict[str, Any], act: Callable[[], None]) -> float | None:
-        """Seconds from what we do until the other side sees it, less the way of its answer; None: later than LATE_S."""
+        """Seconds from what we do until the other side's answer that it sees it; None: later than LATE_S."""
         self._asked(**ask)
         act()
         begin = time.monotonic()
         seen = self._reply(LATE_S)["seen"]
-        return max(0.0, time.monotonic() - begin - self._one_way) if seen else None
+        return time.monotonic() - begin if seen else None
 
     # -- what must be exclusive
 
@@ -237,7 +239,7 @@ def judge_visibility(times: list[float], unlisted: int) -> Finding:
 
 def judge_by_name(took: float | None) -> Finding:
     """`took`: seconds; None: later than LATE_S."""
-    value = f"later than {LATE_S:.0f} s" if took is None else f"{took * 1000:.0f} ms"
+    value = f"later than {LATE_S:.0f} s" if took is None else f"within {took * 1000:.0f} ms, its answer included"
     if took is not None and took <= SLOW_S:
         return Finding("pair.by_name", OK, value)
     return Finding(
@@ -249,7 +251,7 @@ def judge_by_name(took: float | None) -> Finding:
 
 def judge_replaced(took: float | None) -> Finding:
     """`took`: seconds; None: later than LATE_S."""
-    value = f"later than {LATE_S:.0f} s" if took is None else f"{took * 1000:.0f} ms"
+    value = f"later than {LATE_S:.0f} s" if took is None else f"within {took * 1000:.0f} ms, its answer included"
     if took is not None and took <= SLOW_S:
         return Finding("pair.replaced", OK, value)
     meaning = (

@@ -86,8 +86,8 @@ def test_a_path_of_this_machine(scratch: Path) -> None:
 
 
 def test_options_of_sshfs_are_on_its_command_line() -> None:
-    words = ["sshfs", "host:/x", "/mnt/river", "-o", "dcache_timeout=1,reconnect", "-oallow_other"]
-    assert mounts.sshfs_options(words) == {"dcache_timeout": "1", "reconnect": "", "allow_other": ""}
+    words = ["sshfs", "host:/x", "/mnt/river", "-o", "dcache_timeout=1,IdentityFile=/x", "-oreconnect"]
+    assert mounts.sshfs_options(words) == {"dcache_timeout": "1", "reconnect": ""}
 
 
 # -- judging

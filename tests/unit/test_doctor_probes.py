@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -77,6 +78,12 @@ def test_a_race_is_decided_by_who_stands_there(bench: Bench) -> None:
     assert rivalry.race(bench.disk, bench.path("r"), "b", [0.0] * 4) == []
     stand = rivalry.standing(bench.disk, bench.path("r"), ("a", "b"), 4, 0.0)
     assert stand == {"a": {0, 1, 2, 3}, "b": set()}
+
+
+def test_whoever_is_late_in_a_race_is_in_time_for_the_next(bench: Bench) -> None:
+    rivalry.lay_out(bench.disk, bench.path("r"), 3)
+    now = time.monotonic()
+    assert rivalry.race(bench.disk, bench.path("r"), "a", [now - 1, now + 0.05, now - 1]) == [1, 0, 2]
 
 
 def test_what_a_race_means() -> None:
