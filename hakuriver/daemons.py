@@ -143,15 +143,22 @@ def _set_up_logging(path: str) -> None:
 class Saying:
     """Logs what a daemon is doing when that changes, once."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, before: str = "") -> None:
+        """`before`: said before each text."""
         self._log = log
-        self.last = ""
+        self._before = before
+        self._last: object = ""
 
-    def say(self, text: str) -> None:
-        """Log `text` unless it was the last that was said."""
-        if text != self.last:
-            self.last = text
-            self._log.info("%s", text)
+    def say(self, text: object) -> None:
+        """Log it unless it is what was said last; what fails in the same way is the same, whatever file it is about."""
+        now = (type(text), text.errno) if isinstance(text, ShareError) else str(text)
+        if now != self._last:
+            self._last = now
+            self._log.info("%s%s", self._before, text)
+
+    def forget(self) -> None:
+        """Whatever comes next is said, even if it is the same."""
+        self._last = ""
 
 
 def wait_for_share(disk: Disk, stop: Stop, saying: Saying) -> River | None:
@@ -161,7 +168,7 @@ def wait_for_share(disk: Disk, stop: Stop, saying: Saying) -> River | None:
             files.present(disk)
             return River.model_validate_json(disk.read(layout.SENTINEL))
         except (ShareError, FileNotFoundError, ValueError) as error:
-            saying.say(f"{error}; waiting")
+            saying.say(error if isinstance(error, ShareError) else f"{error}; waiting")
             stop.asked.wait(RETRY_S)
     return None
 

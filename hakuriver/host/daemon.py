@@ -99,7 +99,7 @@ class Ticking:
             host.leading = False
             return STANDBY_S
         except ShareError as error:
-            self._saying.say(str(error))
+            self._saying.say(error)
             self._watch.close()
             self._watch = Watch()  # what comes back may be another mount
             return RETRY_S

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from hakuriver.daemons import Saying
 from hakuriver.host.jobs import read_snapshot
 from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
@@ -45,6 +46,7 @@ class Telling:
         self._thread = threading.Thread(target=self._run, name="tells", daemon=True)
         self._teller: Teller | None = None
         self._stale = False  #: the index must be made anew
+        self._saying = Saying(log, "pages and index wait: ")
 
     def start(self) -> None:
         """Begin to tell."""
@@ -82,8 +84,9 @@ class Telling:
                 pending.append(self._queue.get())
             try:
                 self._round(pending)
+                self._saying.forget()
             except (ShareError, FileNotFoundError) as error:
-                log.info("pages and index wait: %s", error)
+                self._saying.say(error)
             except Exception:
                 log.exception("pages and index could not be written; they are made anew")
                 self._stale = True

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DEADLINE_S = 10.0  #: for connecting, the start of the keeper included
 PAUSE_S = 0.02
 SEND_S = 10.0  #: the keeper reads at once: one that has not for so long is lost
+#: Variables that say how programs run on this machine at all: what its C library may not use of the processor.
+MACHINES_OWN = ("GLIBC_TUNABLES",)
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -94,6 +96,7 @@ class KeeperClient:
     def _start(self, deadline: float) -> None:
         """Run the program, which does nothing if a keeper is there. Raises KeeperUnavailable if it fails."""
         environment = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": ROOT, "LANG": "C.UTF-8"}
+        environment |= {name: os.environ[name] for name in MACHINES_OWN if name in os.environ}
         try:
             done = subprocess.run(
                 self._command, cwd="/", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,

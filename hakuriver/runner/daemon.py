@@ -91,7 +91,7 @@ class Ticking:
             with self._stop.at_work():
                 busy = runner.tick()
         except ShareError as error:
-            self._saying.say(str(error))
+            self._saying.say(error)
             return RETRY_S, False
         except (KeeperLost, KeeperUnavailable) as error:
             self._saying.say(f"{error}; starting again")

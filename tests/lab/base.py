@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 #: The machines: by custom the host's, two runners', and one for clients and the standby host.
 MACHINES = ("a", "b", "c", "d")
@@ -35,6 +36,8 @@ class Lab(abc.ABC):
     keeps_owners = True
     #: Whether machines have clocks of their own, so that one of them can be an hour ahead.
     own_clocks = False
+    #: What programs need in their environment on its machines: a task gets nothing of its runner's.
+    environment: ClassVar[dict[str, str]] = {}
     #: Whether there is a server that can be killed; a local disk has none.
     has_server = True
 

@@ -18,9 +18,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 from lab.base import AHEAD, AHEAD_S, MACHINES, Lab, LabError, alive, install, run, wait_for
-from lab.guest import CONTROL, DATA, Disk, Guest, inside, kill, kill_by_words
+from lab.guest import CONTROL, DATA, NO_AVX, Disk, Guest, inside, kill, kill_by_words
 
 PACKAGES = {
     "linux.uml": "user-mode-linux", "modprobe": "kmod", "mkfs.ext4": "e2fsprogs", "ip": "iproute2",
@@ -66,6 +67,7 @@ class Machines(Lab):
     """Four guests that mount what a server has; what server is for others to say."""
 
     own_clocks = True
+    environment: ClassVar = dict(setting.split("=", 1) for setting in NO_AVX)
     #: Packages of this lab alone: program -> package
     packages: dict[str, str]
     #: Lines of shell that make a guest a client.

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from lab import make_lab
 from lab.base import Lab
-from river import LOCAL_TIMING, NETWORK_TIMING, River
+
+from share.river import LOCAL_TIMING, NETWORK_TIMING, River
 
 #: State directories may not lie in /tmp, so labs lie below the checkout.
 SCRATCH = Path(__file__).resolve().parents[2] / "build" / "tmp"

@@ -33,7 +33,7 @@ def halt_at(verb: str, trigger: str) -> None:
     """Have the disk stop this process before the first such operation."""
     operation, pattern = VERBS[verb]
     real: Callable[..., Any] = getattr(LocalDisk, operation)
-    halted = []
+    halted: list[str] = []
 
     def halting(disk: LocalDisk, path: str, *rest: Any, **named: Any) -> Any:
         if not halted and re.match(pattern, path) and os.path.exists(trigger):

@@ -13,12 +13,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from lab.base import Lab
 from lab.machine import Hung, Machine, MachineError
 
-from hakuriver.ids import parse_task
 from hakuriver.reading import Attempt, Job, Task
 from hakuriver.spool import layout
 from hakuriver.spool.layout import Baton, NodePaths
@@ -71,7 +71,7 @@ class Daemon:
     def kill(self) -> None:
         """SIGKILL."""
         self.send(signal.SIGKILL)
-        self._wait(10.0)
+        self.wait(10.0)
 
     def stop_if_running(self) -> None:
         """The same as `stop`, of one that may not be up."""
@@ -82,9 +82,10 @@ class Daemon:
         """SIGTERM, and wait until it has ended."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
-        self._wait(30.0)
+        self.wait(30.0)
 
-    def _wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
+        """Until it has ended."""
         eventually(lambda: not self.running, seconds, f"the end of {self}")
 
     @property
@@ -121,7 +122,7 @@ class River:
         )
         assert status == 0, said
         for machine in self.machines.values():
-            eventually(lambda m=machine: "river.json" in m.do("names", path=m.share), 60, "river.json is seen")
+            eventually(partial(self._sees, machine), 60, "river.json is seen")
 
     def _daemon(self, machine_name: str, role: str, node: str = "") -> Daemon:
         machine = self.machines[machine_name]
@@ -165,8 +166,28 @@ class River:
         """All that there are."""
         return [self.host, self.standby, *self.runners.values()]
 
+    def all_work(self, deadline_s: float = 180.0) -> None:
+        """Wait until every machine can read and write the share: clients and servers take their time after a fault."""
+        for machine in self.machines.values():
+            eventually(partial(self._works, machine), deadline_s, f"{machine.name} can use the share", 0.5)
+
+    def _sees(self, machine: Machine) -> bool:
+        try:
+            return "river.json" in machine.do("names", path=machine.share, timeout=30.0)
+        except MachineError:
+            return False
+
+    def _works(self, machine: Machine) -> bool:
+        probe = f"{machine.share}/shared_data/probe-{machine.name}"
+        try:
+            status, _, _ = machine.do("shell", script=f"echo x >{probe} && rm {probe}", timeout=60.0)
+        except MachineError:
+            return False
+        return bool(status == 0 and self._sees(machine))
+
     def heal(self) -> None:
         """Have every daemon up, the host alone leading, and nothing left to do."""
+        self.all_work()
         self.standby.stop_if_running()
         for daemon in (self.host, *self.runners.values()):
             if daemon.pid is None or not daemon.running:
@@ -217,7 +238,7 @@ class River:
     def online(self, *nodes: str, deadline_s: float = 120.0) -> None:
         """Wait until the host tells that the newest runner of each is online."""
         for node in nodes:
-            eventually(lambda node=node: self._is_online(node), deadline_s, f"{node} online", 0.3)
+            eventually(partial(self._is_online, node), deadline_s, f"{node} online", 0.3)
 
     def _is_online(self, node: str) -> bool:
         epochs = [b[0] for name in self.names(NodePaths(node).root) if (b := layout.parse_runner_baton(name))]
@@ -227,17 +248,24 @@ class River:
     def beats(self, count: int) -> None:
         """Wait until the host has shown so many times that it goes round."""
         for _ in range(count):
-            before = self.baton()
-            eventually(lambda before=before: self.baton() != before, 90, "another beat of the host", 0.2)
+            eventually(partial(self._moved_from, self.baton()), 90, "another beat of the host", 0.2)
+
+    def _moved_from(self, before: Baton) -> bool:
+        return self.baton() != before
 
     # -- asking, as a client
 
     def submit(self, script: str, **fields: Any) -> str:
         """Submit a shell script; the job's id, which is remembered for `check`."""
-        fields.setdefault("workdir", "/")
+        fields = {"workdir": "/", "env": self.lab.environment, **fields}
         job: str = self.client.do("submit", command=["/bin/sh", "-c", script], fields=fields)
         self.submitted.append(job)
         return job
+
+    def submit_argv(self, script: str) -> list[str]:
+        """The same as a command line, after `hakuriver`."""
+        settings = [part for name, value in self.lab.environment.items() for part in ("--env", f"{name}={value}")]
+        return ["submit", "--no-receipt", "--workdir", "/", *settings, "--", "/bin/sh", "-c", script]
 
     def ask(self, kind: str, *targets: str, **fields: Any) -> str:
         """Ask for something without waiting; the request's id."""
@@ -311,7 +339,7 @@ class River:
 
     def runs_of(self, job: str) -> list[Run]:
         """Those of one job, in order of their attempts."""
-        return sorted(run for run in self.runs() if parse_task(run.task)[0] == job)
+        return sorted(run for run in self.runs() if run.task[:20] == job)
 
     def check(self, jobs: list[str] | None = None) -> None:
         """Of jobs that are over: every task ran once, or again only after the attempt before; each has one ending."""

@@ -1,6 +1,6 @@
 """What befalls a share: its server, its mounts, the network between, its disk. Nothing is lost, nothing runs twice.
 
-Each time there runs, on each node, a task that must not be disturbed (no retries) and one that may be started elsewhere.
+Each time there run, on each node, a task that must not be disturbed (no retries), and tasks that may rerun elsewhere.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from lab.base import Lab, LabError
 from lab.machine import MachineError
-from river import CLIENT, HOST, NODES, River, assert_whole, counting, eventually, finish, noted, ticking
 
 from hakuriver.reading import Job
+from share.river import CLIENT, HOST, NODES, River, assert_whole, counting, eventually, finish, noted, ticking
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -30,7 +30,7 @@ class Load:
     def __init__(self, river: River) -> None:
         self.river = river
         self.stays = {node: river.submit(counting(), targets=[node]) for node in NODES}
-        self.reruns = [river.submit(ticking(), retries=1, cores=2) for _ in NODES]
+        self.reruns = [river.submit(ticking(), retries=1) for _ in NODES]
         for job in (*self.stays.values(), *self.reruns):
             river.in_state(job, "running")
         self.pids = {repr(daemon): daemon.pid for daemon in river.daemons if daemon.running}
@@ -49,6 +49,7 @@ class Load:
     def end(self) -> dict[str, Job]:
         """After all is mended: new work is done, what stayed comes to its end undisturbed; the jobs that may rerun."""
         river = self.river
+        river.all_work(WELL_S)
         after = river.submit(noted("echo after"), array="0-3")
         assert river.ended(after, WELL_S).counts == {"completed": 4}
         for job in self.stays.values():
@@ -99,7 +100,7 @@ class Submitting(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        argv = ["submit", "--no-receipt", "--workdir", "/", "--", "/bin/sh", "-c", noted("echo meanwhile")]
+        argv = self._river.submit_argv(noted("echo meanwhile"))
         try:
             self.answer = self._river.client.do("cli", argv=argv, timeout=300)
         except MachineError as error:
@@ -195,6 +196,7 @@ def test_a_runner_is_cut_off_for_longer_than_the_lease(river: River, lab: Lab, m
     lost = load.stays[node]
     river.in_state(lost, "lost")
     lab.mend(NODES[node])
+    river.all_work()
     river.until(lost, lambda found: found.counts.get("running") == 1, WELL_S)
     ended = load.end()
     assert [job.tasks[0].attempt for key, job in ended.items() if key in moved] == [2] * len(moved)

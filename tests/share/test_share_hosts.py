@@ -1,4 +1,4 @@
-"""More than one host: one leads, the others wait and say so; a leader that is gone is succeeded, and has no effect then."""
+"""More than one host: one leads, the others wait and say so; a leader that is gone is succeeded, without any effect."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from halting import VERBS
 from lab.base import Lab
-from river import HOST, Daemon, River, eventually, noted, ticking
+
+from share.halting import VERBS
+from share.river import HOST, Daemon, River, eventually, noted, ticking
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -142,4 +143,4 @@ def test_a_leader_is_gone_in_the_middle_of(river: River, lab: Lab, mended: None,
 def stopped(daemon: Daemon) -> bool:
     """Whether a process has been stopped by SIGSTOP."""
     status, state, _ = daemon.machine.do("shell", script=f"cut -d' ' -f3 /proc/{daemon.pid}/stat")
-    return status == 0 and state.strip() == "T"
+    return bool(status == 0 and state.strip() == "T")

@@ -9,16 +9,16 @@ import sys
 
 import pytest
 from lab.base import AHEAD_S, Lab
-from river import NODES, STANDBY, River, assert_whole, counting, eventually, finish, noted, quoted, ticking
 
 from hakuriver.ids import task_name
+from share.river import NODES, STANDBY, River, assert_whole, counting, eventually, finish, noted, quoted, ticking
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_file_dropped_by_hand_and_a_command(river: River) -> None:
     """The file is copied onto the share in place, as `cp` does; the answer comes under its own name."""
-    job = {"command": ["/bin/sh", "-c", noted("echo by hand")], "workdir": "/"}
+    job = {"command": ["/bin/sh", "-c", noted("echo by hand")], "workdir": "/", "env": river.lab.environment}
     text, path = quoted(json.dumps(job)), river.client.path("incoming/mine.json")
     status, _, said = river.client.do("shell", script=f"umask 022; printf %s {text} >{path}")
     assert status == 0, said
@@ -26,8 +26,7 @@ def test_a_file_dropped_by_hand_and_a_command(river: River) -> None:
     assert receipt["outcome"] == "accepted", receipt
     by_hand = receipt["ids"][0]
     river.submitted.append(by_hand)
-    argv = ["submit", "--workdir", "/", "--", "/bin/sh", "-c", noted("echo by command")]
-    status, out, said = river.client.do("cli", argv=argv)
+    status, out, said = river.client.do("cli", argv=river.submit_argv(noted("echo by command")))
     assert status == 0, said
     by_command = out.split()[0][:20]
     river.submitted.append(by_command)
@@ -116,7 +115,7 @@ def test_each_daemon_starts_again_under_running_tasks(river: River, number: int)
         river.in_state(job, "running")
     for daemon in (river.host, *river.runners.values()):
         daemon.send(number)
-        eventually(lambda daemon=daemon: not daemon.running, 30, f"the end of {daemon}")
+        daemon.wait(30)
         during = river.submit(noted("echo during"))
         daemon.start()
         river.online(*river.runners)
