@@ -29,6 +29,9 @@ LIFE_S = 60.0
 MOST = 4
 #: Seconds for which a name, or a replaced file, is looked for; and between two looks.
 LATE_S, LOOK_S = 8.0, 0.05
+#: The pause between two readings of a replaced file grows so, up to so many seconds: an SMB client keeps the old one
+#: open as long as it is read again and again.
+GROWTH, REREAD_S = 3.0, 2.5
 #: Seconds without a letter after which it looks whether the doctor is still there.
 LOOK_UP_S = 2.0
 #: Seconds until all files of a race can be seen.
@@ -84,6 +87,7 @@ class Answerer:
                     return
                 continue
             if asked.get("do") == "over":
+                self._letters.send(over=True)
                 return
             self._do(asked)
 
@@ -136,14 +140,15 @@ class Answerer:
         path = f"{self._at}/{name}"
         rivalry.read_soon(self._disk, path)
         self._letters.send(looks=True)
-        self._letters.send(seen=self._soon(lambda: rivalry.read_soon(self._disk, path) == until.encode()))
+        self._letters.send(seen=self._soon(lambda: rivalry.read_soon(self._disk, path) == until.encode(), GROWTH))
 
-    def _soon(self, condition: Callable[[], bool]) -> bool:
-        end = time.monotonic() + LATE_S
+    def _soon(self, condition: Callable[[], bool], growth: float = 1.0) -> bool:
+        end, pause = time.monotonic() + LATE_S, LOOK_S
         while not condition():
             if time.monotonic() > end:
                 return False
-            time.sleep(LOOK_S)
+            time.sleep(pause)
+            pause = min(pause * growth, REREAD_S)
         return True
 
     def _race(self, name: str, count: int) -> None:

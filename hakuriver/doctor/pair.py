@@ -16,7 +16,7 @@ from hakuriver import __version__
 from hakuriver.doctor import mounts, probes, rivalry
 from hakuriver.doctor.answering import LATE_S
 from hakuriver.doctor.findings import NOTE, OK, WARNING, Finding
-from hakuriver.doctor.letters import ANSWER, ASK, POLL_S, Letters, NoLetter
+from hakuriver.doctor.letters import ANSWER, ASK, POLL_S, Cancelled, Letters, NoLetter
 from hakuriver.doctor.probes import Bench
 from hakuriver.errors import HakuRiverError
 from hakuriver.spool import files
@@ -27,6 +27,8 @@ from hakuriver.spool.layout import NodePaths
 HELLO_S = 20.0
 #: Seconds until any later answer, beyond what it takes by itself.
 REPLY_S = 6.0
+#: Seconds in which the other side says that it has heard that it is over.
+OVER_S = 1.0
 #: Letters there and back, and seconds after which these are enough; files that both sides race for.
 PINGS, PINGS_S, RACED = 12, 8.0, 100
 RATE_SECONDS, RATE_MOST = 0.7, 200
@@ -50,7 +52,6 @@ class Pair:
         self._bench, self._node, self._until = bench, node, until
         self._ask = NodePaths(node).doctor_ask(run)
         self._letters = Letters(bench.disk, bench.at, ASK, ANSWER, cancelled)
-        self._one_way = 0.0  #: seconds that a letter takes, as measured
 
     def measure(self, tell: Callable[[list[Finding]], None]) -> None:
         """Ask the node, and tell findings as they are made. Raises NoAnswer, ShareError, Cancelled."""
@@ -66,8 +67,9 @@ class Pair:
         try:
             self._bench.disk.remove(self._ask)
             self._letters.send(do="over")
-        except (ShareError, OSError):
-            pass  # the share is away: the other side ends by itself
+            self._letters.receive(OVER_S)  # on SMB nothing can be removed that the other side is looking at
+        except (ShareError, OSError, NoLetter, Cancelled):
+            pass  # the share is away, or nobody answers: the other side ends by itself
 
     def _parts(self) -> dict[str, Callable[[], list[Finding]]]:
         return {
@@ -144,7 +146,6 @@ class Pair:
             trips.append((trip, letter.body["time"] - (sent + trip / 2)))
             unlisted += not letter.listed
         times = [trip / 2 for trip, _ in trips]
-        self._one_way = statistics.median(times)
         return [judge_visibility(times, unlisted), judge_clocks(*min(trips))]
 
     def _by_name(self) -> list[Finding]:
@@ -183,7 +184,7 @@ class Pair:
             return [Finding("pair.rename", NOTE, f"not measured: {self._node} sees {seen} of {RACED} files",
                             "its listings are late", "see what is said of its mount")]  # fmt: skip
         self._letters.send(do="go")
-        time.sleep(self._one_way)  # so that both begin at about the same time
+        time.sleep(POLL_S / 2)  # so that both begin at about the same time
         mine = rivalry.race(self._bench.disk, at, "ask", rivalry.at_random(RACED))
         theirs = self._reply(LATE_S)["won"]
         stand = rivalry.standing(self._bench.disk, at, ("ask", "answer"), RACED, probes.LISTED_WITHIN_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from hakuriver.spool.layout import NodePaths
 
 #: Seconds after which a directory is a dead doctor's: no run lasts longer than one minute.
 LEFT_S = 3600.0
+#: Seconds in which what is removed has gone: SMB keeps what another process or machine has open.
+GONE_S = 1.5
 #: Tries to make the directory: another doctor may remove the empty one above it meanwhile.
 TRIES = 20
 
@@ -51,7 +54,10 @@ def _make(disk: Disk, path: str) -> None:
 
 def remove(disk: Disk, path: str) -> None:
     """Remove a run's directory, and the one above it if that was the last; what cannot be removed stays."""
-    for _ in range(2):  # a file that the other side was just writing is met the second time
+    end = time.monotonic() + GONE_S
+    shutil.rmtree(f"{disk.root}/{path}", ignore_errors=True)
+    while os.path.lexists(f"{disk.root}/{path}") and time.monotonic() < end:
+        time.sleep(0.05)
         shutil.rmtree(f"{disk.root}/{path}", ignore_errors=True)
     disk.rmdir(layout.DOCTOR)
 
