@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 #: make test LINT= leaves the linters out (a second Python of the same sources)
 LINT ?= lint
 PYTEST_ARGS ?=
+FS ?= local
 # As many at once as there are cores; with many cores the real clusters would still share one disk.
 PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 # Directories too, so that a removed module counts as a change.
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Whoever runs make may forbid bytecode; then every start of a command would compile anew.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q $(VENV)/lib
 
-.PHONY: help demo test test-crash lint format bench clean
+.PHONY: help demo test test-share measure-share test-crash lint format bench clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -33,6 +34,11 @@ test: $(VENV)/.dev $(LINT)  ## all tests of this machine; tells what was left ou
 	$(BIN)/pytest $(PARALLEL) --junitxml=build/tests.xml $(PYTEST_ARGS)
 	@$(BIN)/python contrib/left_out.py build/tests.xml
 
+test-share: $(VENV)/.dev  ## the river on a shared filesystem: FS=nfs, gluster, moosefs, cifs, sshfs; as root
+	@mkdir -p build
+	SHARE_FS=$(FS) $(BIN)/pytest tests/share --junitxml=build/share-$(FS).xml $(PYTEST_ARGS)
+	@$(BIN)/python contrib/left_out.py build/share-$(FS).xml
+
 test-crash: $(VENV)/.dev  ## every crash point of every kind (minutes)
 	SIM_FULL=1 $(BIN)/pytest $(PARALLEL) tests/sim $(PYTEST_ARGS)
 
@@ -44,6 +50,9 @@ lint: $(VENV)/.dev  ## ruff and mypy
 format: $(VENV)/.dev  ## let ruff put the sources into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+measure-share: $(VENV)/.dev  ## latency and what idleness costs on a shared filesystem, FS=...; as root
+	@$(BIN)/python tests/share/measure.py $(FS)
 
 bench: $(VENV)/.installed  ## measure every speed beside its floor; BENCH_ROUNDS=1 BENCH_ONLY=submit,tick for some
 	@$(BIN)/python bench/run.py --json build/bench.json

@@ -87,14 +87,14 @@ def _create(disk: Disk, paths: NodePaths, nonce: str, epoch: int) -> None:
         raise NodeTaken(paths.node)
 
 
-def check(disk: Disk, node: str, nonce: str, epoch: int) -> None:
-    """Make sure that this runner still holds the node. Raises Superseded, or Gone."""
+def check(disk: Disk, node: str, nonce: str, epoch: int) -> list[str]:
+    """Make sure that this runner still holds the node; what lies in its directory. Raises Superseded, or Gone."""
     paths = NodePaths(node)
     own = f"runner.{epoch}.{nonce}"
     for _ in range(LOOKS):
         names = files.names(disk, paths.root)
         if own in names:
-            return
+            return names
         others = [found for found in _batons(set(names)) if found[1] != nonce or found[0] > epoch]
     if others:
         raise Superseded(

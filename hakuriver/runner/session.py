@@ -20,7 +20,7 @@ from hakuriver.runner.outbox import Outbox
 from hakuriver.runner.output import Carrier
 from hakuriver.runner.tidying import Tidying
 from hakuriver.runner.work import CLAIMED, PAUSED, QUEUED, RUNNING, Attempt, Document, Work
-from hakuriver.spool import files
+from hakuriver.spool import files, layout
 from hakuriver.spool.layout import Bell, NodePaths
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Session:
 
     def round(self) -> bool:
         """All that touches the share; tell whether anything was done."""
-        baton.check(self._disk, self._paths.node, self._runner.nonce, self.epoch)
+        self._answer_doctors(baton.check(self._disk, self._paths.node, self._runner.nonce, self.epoch))
         self._beat()
         taken = self.inbox.take(self._runner.boottime())
         for document in taken:
@@ -109,6 +109,13 @@ class Session:
         if self.carrier.trouble is not None:
             raise self.carrier.trouble
         return bool(taken) or told or self.carrier.busy
+
+    def _answer_doctors(self, names: list[str]) -> None:
+        """Somebody runs `hakuriver doctor --with` this node."""
+        for ask in filter(layout.parse_doctor_ask, names):
+            from hakuriver.doctor import answering
+
+            answering.start(self._disk.root, self._paths.node, ask)
 
     def _beat(self) -> None:
         if self.heart.due():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import make_lab
+from lab import lab_of
 from lab.base import Lab
 
 from share.river import LOCAL_TIMING, NETWORK_TIMING, River
@@ -17,12 +17,28 @@ from share.river import LOCAL_TIMING, NETWORK_TIMING, River
 #: State directories may not lie in /tmp, so labs lie below the checkout.
 SCRATCH = Path(__file__).resolve().parents[2] / "build" / "tmp"
 
+#: The filesystem to test on.
+FS = os.environ.get("SHARE_FS", "local")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what makes no sense on this filesystem, as its mark says."""
+    kind = lab_of(FS)
+    fits = {
+        "with_server": kind.has_server, "with_own_clocks": kind.own_clocks,
+        "with_short_lease": FS == "local", "with_faults": FS != "local" or os.geteuid() == 0,
+    }  # fmt: skip
+    unfit = [item for item in items if not all(fits.get(mark.name, True) for mark in item.iter_markers())]
+    if unfit:
+        config.hook.pytest_deselected(items=unfit)
+        items[:] = [item for item in items if item not in unfit]
+
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     SCRATCH.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=SCRATCH, prefix="lab"))
-    found = make_lab(os.environ.get("SHARE_FS", "local"), directory)
+    found = lab_of(FS)(directory)
     try:
         found.up()
         yield found
@@ -33,7 +49,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def whole_river(lab: Lab) -> Iterator[River]:
-    made = River(lab, LOCAL_TIMING if lab.name == "local" else NETWORK_TIMING)
+    made = River(lab, LOCAL_TIMING if FS == "local" else NETWORK_TIMING)
     try:
         made.start()
         yield made

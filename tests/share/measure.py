@@ -20,7 +20,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lab import make_lab  # noqa: E402
+from lab import lab_of  # noqa: E402
 from lab.base import Lab  # noqa: E402
 
 from hakuriver.settings import Timing  # noqa: E402
@@ -98,7 +98,7 @@ def main(name: str) -> None:
     scratch = Path(__file__).resolve().parents[2] / "build" / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=scratch, prefix="lab"))
-    lab = make_lab(name, directory)
+    lab = lab_of(name)(directory)
     try:
         lab.up()
         river = River(lab, {key: field.default for key, field in Timing.model_fields.items()})

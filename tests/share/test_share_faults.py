@@ -18,7 +18,7 @@ from lab.machine import MachineError
 from hakuriver.reading import Job
 from share.river import CLIENT, HOST, NODES, River, assert_whole, counting, eventually, finish, noted, ticking
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.with_faults]
 
 #: Seconds for everything to be well again: a server may make its clients wait for 90 s, and they one another.
 WELL_S = 240.0
@@ -132,10 +132,9 @@ def mended(lab: Lab) -> Iterator[None]:
             pass  # it was not cut
 
 
+@pytest.mark.with_server
 @pytest.mark.parametrize("seconds", [10, 60])
 def test_the_server_is_killed_and_comes_back(river: River, lab: Lab, seconds: int) -> None:
-    if not lab.has_server:
-        pytest.skip("a local disk has no server")
     load = Load(river)
     lab.server_kill()
     submitting = Submitting(river)

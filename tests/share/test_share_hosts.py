@@ -81,15 +81,12 @@ def test_a_host_that_is_stopped_lets_another_lead_at_once(river: River) -> None:
     river.check()
 
 
-def verbs(lab_name: str) -> tuple[str, ...]:
-    return tuple(VERBS) if lab_name == "local" else FEW
-
-
+@pytest.mark.with_faults
 @pytest.mark.parametrize("fate", ["stopped", "killed", "cut off"])
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", [v if v in FEW else pytest.param(v, marks=pytest.mark.with_short_lease) for v in VERBS]
+)
 def test_a_leader_is_gone_in_the_middle_of(river: River, lab: Lab, mended: None, verb: str, fate: str) -> None:
-    if verb not in verbs(lab.name):
-        pytest.skip("tried on a local disk, where a lease is short")
     river.host.stop()
     machine = river.machines[HOST]
     trigger = f"{machine.state}/halt"

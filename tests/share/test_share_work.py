@@ -131,9 +131,8 @@ def test_each_daemon_starts_again_under_running_tasks(river: River, number: int)
     river.check()
 
 
-def test_a_machine_whose_clock_is_an_hour_ahead(river: River, lab: Lab) -> None:
-    if not lab.own_clocks:
-        pytest.skip("machines of this filesystem's lab share one clock")
+@pytest.mark.with_own_clocks
+def test_a_machine_whose_clock_is_an_hour_ahead(river: River) -> None:
     apart = river.machines["c"].do("wall") - river.machines["b"].do("wall")
     assert abs(apart - AHEAD_S) < 60
     jobs = [river.submit(noted("sleep 1; echo there"), targets=[node]) for node in NODES]
