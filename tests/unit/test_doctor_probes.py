@@ -5,23 +5,28 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 from riverfiles import RiverFiles
 
-from hakuriver.daemons import Refused
+from hakuriver.daemons import Refused, Stop
 from hakuriver.doctor import machine, mounts, probes, rivalry, site
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding, of_status
 from hakuriver.doctor.mounts import Mount
 from hakuriver.doctor.probes import Bench
 from hakuriver.doctor.quick import quick, refuse_broken
 from hakuriver.doctor.rival import NoRival, Rival
+from hakuriver.host import daemon as host_daemon
+from hakuriver.runner import daemon as runner_daemon
+from hakuriver.settings import parse
 from hakuriver.spool import layout
 from hakuriver.spool.files import Entry, LocalDisk, ShareError
 
@@ -347,7 +352,7 @@ def test_where_local_state_may_lie(kind: str, status: str) -> None:
 
 
 def test_this_machine(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.shutil, "which", lambda name: "/bin/x" if name in ("bash", "docker") else None)
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/x" if name in ("bash", "docker") else None)
     monkeypatch.setattr(machine, "fails", lambda command: "no engine")
     found = {f.name: f for f in machine.examine("n1", str(scratch / "not/yet/there"))}
     assert {"node", "state", "clock", "bash", "docker", "numactl", "ssh"} <= found.keys()
@@ -385,3 +390,27 @@ def test_every_warning_says_what_to_change(bench: Bench) -> None:
 
 def finding_is_whole(found: Finding) -> bool:
     return found.status in (OK, NOTE) or bool(found.value and found.meaning and found.remedy)
+
+
+# -- daemons
+
+
+@pytest.mark.parametrize("daemon", [host_daemon, runner_daemon])
+def test_daemons_refuse_it_before_they_touch_anything(
+    river: RiverFiles, scratch: Path, daemon: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LocalDisk.rename
+
+    def copies(disk: LocalDisk, source: str, target: str) -> None:
+        if "/race/" in source:
+            Path(disk.root, target).touch()
+        else:
+            real(disk, source, target)
+
+    monkeypatch.setattr(LocalDisk, "rename", copies)
+    settings = parse({"paths": {"state_dir": str(scratch / "state")}}, "test", str(river.root))
+    before = sorted(path.name for path in river.root.rglob("*"))
+    with pytest.raises(Refused, match="won by both"):
+        daemon.Ticking(settings, Stop()).run()
+    assert sorted(path.name for path in river.root.rglob("*")) == before
+    assert not (scratch / "state").exists()
