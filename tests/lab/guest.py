@@ -127,9 +127,8 @@ class Guest:
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """What to run here so that `argv` runs there."""
-        return [
-            *inside(self.namespace), sys.executable, "-I", "-S", str(HERE / "relay.py"), self.relay, "--", *argv
-        ]  # fmt: skip
+        relay = [sys.executable, "-I", "-S", str(HERE / "relay.py")]
+        return [*inside(self.namespace), *relay, self.relay, self.umid, "--", *argv]
 
     # -- power
 
@@ -171,7 +170,7 @@ class Guest:
         """Cut its power, and with it the commands that run there."""
         # UML has a host process for each address space of the guest; all have the kernel's command line.
         wait_for(lambda: not kill_by_words(f"umid={self.umid}", self._uml_dir), 10, f"the end of guest {self.name}")
-        kill_by_words(str(HERE / "relay.py"), self.relay)
+        kill_by_words(str(HERE / "relay.py"), self.umid)
         if self._process is not None:
             self._process.wait()
         self._process = None

@@ -1,4 +1,6 @@
-"""Runs a command in a guest: `relay.py ADDRESS:PORT -- ARGV` here; in the guest `relay.py --serve ADDRESS:PORT READY`.
+"""Runs a command in a guest: `relay.py ADDRESS:PORT GUEST -- ARGV` here; there `relay.py --serve ADDRESS:PORT READY`.
+
+GUEST is for those who look for the callers of a guest: addresses are the same in all labs.
 
 A connection is one command. It carries frames: a byte for the kind, four for the length (big-endian), the bytes.
 
@@ -233,7 +235,7 @@ def main(argv: list[str]) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        status = call(_address(argv[0]), argv[2:])
+        status = call(_address(argv[0]), argv[3:])
     except OSError:
         status = NO_GUEST  # nobody reads our output any more
     sys.stderr.flush()

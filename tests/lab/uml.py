@@ -38,6 +38,8 @@ DISABLED, FORWARDING = "0", "3"
 #: files removed just now are free only when the journal has written so.
 FILLER = """
 import os, sys
+if not os.path.ismount(os.path.dirname(sys.argv[1])):
+    sys.exit("nothing is mounted there; this would fill the test machine's own disk")
 fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o600)
 size, before = 0, -1
 while size > before:
@@ -142,6 +144,10 @@ class Machines(Lab):
         self._lock = fd
         return True
 
+    def _must_be_up(self) -> None:
+        if self._lock is None:
+            raise LabError(f"{self.namespace} has not been brought up by this process")
+
     def _clear(self) -> None:
         """End what this lab or an earlier one of its name has left: processes, network, mounts."""
         if Path("/run/netns", self.namespace).exists():
@@ -182,14 +188,18 @@ class Machines(Lab):
         return str(self.directory / f"disk-{machine}")
 
     def command(self, machine: str, argv: Sequence[str]) -> list[str]:
+        """As in Lab. Raises LabError if this lab is not up: what has its name may be another's, in another process."""
+        self._must_be_up()
         return self.guests[machine].command(argv)
 
     def power_off(self, machine: str) -> None:
         """Cut the machine's power; the disk keeps what was written to it."""
+        self._must_be_up()
         self.guests[machine].kill()
 
     def power_on(self, machine: str) -> None:
         """Boot it again with its disk, and mount again. Raises LabError."""
+        self._must_be_up()
         self.guests[machine].boot()
         self.remount(machine)
 
@@ -201,6 +211,7 @@ class Machines(Lab):
 
     def _port(self, machine: str, state: str) -> None:
         """The guest's port in the bridge; its interface stays up, so that it sees nothing but silence."""
+        self._must_be_up()
         run(*inside(self.namespace), "bridge", "link", "set", "dev", f"data-{machine}", "state", state)
 
     def mount_kill(self, machine: str) -> None:
@@ -276,10 +287,12 @@ rpc.nfsd -N 3 -G {grace} -L {lease} 8
 
     def server_kill(self) -> None:
         """Cut the server's power."""
+        self._must_be_up()
         self.server.kill()
 
     def server_start(self) -> None:
         """Boot it again; for `grace` seconds from then it only takes back what clients had open."""
+        self._must_be_up()
         self.server.boot()
 
     def fill(self) -> None:
@@ -293,6 +306,7 @@ rpc.nfsd -N 3 -G {grace} -L {lease} 8
         return self._disk.place / "filling"
 
     def read_only(self) -> None:
+        """By exporting it anew; clients get EROFS at once. A new start of the server ends it."""
         self.run("s", *self._exporting("ro"))
 
     def read_write(self) -> None:
@@ -379,6 +393,7 @@ class CIFS(Machines):
         return ["mount", "-t", "cifs", "-o", options, f"//{self.ADDRESS}/lab"]
 
     def server_kill(self) -> None:
+        self._must_be_up()
         wait_for(lambda: not kill_by_words("smbd", str(self._configuration)), 10, "the end of smbd")
         self._reap()
 
@@ -406,6 +421,7 @@ class CIFS(Machines):
         return self._tmpfs / "filling"
 
     def read_only(self) -> None:
+        """By remounting what Samba serves; clients get EROFS."""
         self._remount_export("ro")
 
     def read_write(self) -> None:
