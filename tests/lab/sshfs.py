@@ -25,8 +25,8 @@ Subsystem sftp {sftp_server}
 
 LISTENING = "Server listening"
 
-#: What makes a mount of several users that comes back by itself; all caches are as sshfs has them.
-OPTIONS = "allow_other,default_permissions,reconnect,ServerAliveInterval=5,ServerAliveCountMax=2"
+#: What makes a mount of several users that comes back by itself, and whose listings are a second old at most, not 20.
+OPTIONS = "allow_other,default_permissions,reconnect,ServerAliveInterval=5,ServerAliveCountMax=2,dcache_timeout=1"
 
 
 class SSHFS(UserSpaceLab):
