@@ -17,6 +17,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,6 +53,7 @@ class KeeperClient:
         self._command = [python, "-S", "-m", "hakuriver.keeper", "--dir", self.directory,
                          "--output-limit", str(output_limit), "--memory-mode", memory_mode]  # fmt: skip
         self._sock: socket.socket | None = None
+        self._using = threading.Lock()  # the lease may be extended from another thread
         self._partial = bytearray()
         self._early: list[dict[str, Any]] = []
 
@@ -136,13 +138,14 @@ class KeeperClient:
 
     def send(self, message: Any) -> None:
         """Send one message."""
-        sock = self._connected()
-        sock.settimeout(SEND_S)
-        try:
-            sock.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
-        except OSError as error:
-            self.close()
-            raise KeeperLost(f"the keeper is gone: {error}") from error
+        with self._using:
+            sock = self._connected()
+            sock.settimeout(SEND_S)
+            try:
+                sock.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+            except OSError as error:
+                self.close()
+                raise KeeperLost(f"the keeper is gone: {error}") from error
 
     def start(self, spec: SpecMessage, tasks: Iterable[TaskMessage]) -> None:
         """Queue tasks; those the keeper knows already are ignored."""
@@ -177,16 +180,17 @@ class KeeperClient:
 
     def receive(self) -> list[dict[str, Any]]:
         """All messages that have come; never waits. Raises KeeperLost when the keeper has gone."""
-        sock = self._connected()
-        early, self._early = self._early, []
-        try:
-            sock.setblocking(False)
-            return early + self._receive(sock)
-        except BlockingIOError:
-            return early
-        except OSError as error:
-            self.close()
-            raise KeeperLost(f"the keeper is gone: {error}") from error
+        with self._using:
+            sock = self._connected()
+            early, self._early = self._early, []
+            try:
+                sock.setblocking(False)
+                return early + self._receive(sock)
+            except BlockingIOError:
+                return early
+            except OSError as error:
+                self.close()
+                raise KeeperLost(f"the keeper is gone: {error}") from error
 
     def events(self) -> list[Event]:
         """The events of all messages that have come; never waits."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import threading
 from collections.abc import Callable
 
 from hakuriver.keeper.client import KeeperLost, KeeperUnavailable
@@ -24,7 +25,7 @@ from hakuriver.spool import files
 from hakuriver.spool.files import Disk, ShareError
 from hakuriver.spool.pace import Pace
 
-__all__ = ["KeeperLost", "KeeperUnavailable", "Machine", "NodeTaken", "Runner", "Superseded"]
+__all__ = ["Gone", "KeeperLost", "KeeperUnavailable", "Machine", "NodeTaken", "Runner", "Superseded"]
 
 
 class Runner:
@@ -60,6 +61,7 @@ class Runner:
         self.session: Session | None = None
         # An idle runner lists its inbox alone, so it may look more often than a host, which is waited for as well.
         self._pace = Pace(settings.timing.poll_interval / 2)
+        self._renewing = threading.Lock()  #: a lease is not renewed while the keeper is being connected
         self._epoch = 0
         self._unused = False  #: the epoch was taken, and has no session yet
 
@@ -70,7 +72,8 @@ class Runner:
 
     def open(self) -> None:
         """Take the node's baton and begin an epoch. Raises NodeTaken, ShareError, KeeperUnavailable."""
-        self.session = None
+        with self._renewing:
+            self.session = None
         files.present(self.disk)
         hello = self.keeper.connect(self.machine.cores, self.machine.memory_bytes)
         self._take_epoch()
@@ -116,6 +119,21 @@ class Runner:
             return False
         files.present(self.disk)
         return self.session.round() or heard
+
+    def stand_in(self) -> float:
+        """Make the heartbeat if a round hangs and cannot; seconds until it is to be called again. On another thread.
+
+        Raises what `tick` does, and Gone: then the next round finds out for itself.
+        """
+        session = self.session
+        if session is None:
+            return self.settings.timing.heartbeat_interval
+        until = session.repeat_beat()
+        if until is not None:
+            with self._renewing:
+                if session is self.session:
+                    self.keeper.lease(until)
+        return session.heart.overdue_at() - self.boottime()
 
     def wait_s(self) -> float:
         """Seconds until the next round though no notice comes."""

@@ -6,6 +6,9 @@ and then. It says no more than what is on the share already.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk, ShareError
 from hakuriver.spool.layout import Bell
@@ -17,9 +20,14 @@ class Ringer:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._rung: Bell | None = None
+        self._ringing = threading.Lock()  # a heartbeat may come from another thread
 
-    def ring(self, bell: Bell) -> None:
-        """Have the bell bear this name, unless it does."""
+    def ring(self, tell: Callable[[], Bell]) -> None:
+        """Have the bell bear the name that is told, unless it does."""
+        with self._ringing:
+            self._ring(tell())
+
+    def _ring(self, bell: Bell) -> None:
         if bell == self._rung:
             return
         try:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import select
+import threading
 import time
 
 from hakuriver import daemons, memory
 from hakuriver.daemons import RETRY_S, Refused, Saying, Stop, boottime
 from hakuriver.doctor.quick import refuse_broken
 from hakuriver.keeper.client import KeeperClient
-from hakuriver.runner.agent import KeeperLost, KeeperUnavailable, NodeTaken, Runner, Superseded
+from hakuriver.runner.agent import Gone, KeeperLost, KeeperUnavailable, NodeTaken, Runner, Superseded
 from hakuriver.runner.machine import describe, sampler
 from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
@@ -80,6 +81,7 @@ class Ticking:
             now=time.time, machine=describe(self._settings.resources), sample=sampler(paths.local_temp_dir),
             out_dir=os.path.join(home, "keeper", "out"), output_limit=limit,
         )  # fmt: skip
+        threading.Thread(target=self._stand_in, args=(runner,), name="beats", daemon=True).start()
         while not self._stop.asked.is_set():
             self._pause(keeper, *self._tick(runner))
         keeper.close()
@@ -107,6 +109,15 @@ class Ticking:
         self._space(runner)
         self._memory.look(busy, boottime())
         return (0.0 if busy else runner.wait_s()), True
+
+    def _stand_in(self, runner: Runner) -> None:
+        """See that a heartbeat is made also while a round hangs in some operation on the share."""
+        wait = 0.0
+        while not self._stop.asked.wait(max(wait, RETRY_S)):
+            try:
+                wait = runner.stand_in()
+            except (ShareError, OSError, KeeperLost, NodeTaken, Superseded, Gone):
+                wait = 0.0  # the round finds out for itself what is wrong
 
     def _space(self, runner: Runner) -> None:
         """When batches come thick, let the next gather for a moment."""

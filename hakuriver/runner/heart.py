@@ -1,10 +1,13 @@
 """Heartbeats: each a new numbered file. The lease is renewed by those alone that were published.
 
-It counts from before the write was issued: whatever time the share takes shortens it.
+It counts from before the write was issued: whatever time the share takes shortens it. Where a round hangs in some other
+operation, the last heartbeat may be repeated from another thread: an NFS server makes whoever writes a file wait, for
+as long as its own lease, when a machine that has read the file does not answer any more.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -16,6 +19,11 @@ from hakuriver.spool.layout import NodePaths
 
 #: Seconds for which heartbeats are kept, for people and for a runner that starts.
 KEEP_S = 60.0
+#: A heartbeat that is late by this part of the interval is made by another thread, for so many seconds at most: then
+#: the node is to count as silent, since it does nothing.
+LATE, REPEAT_S = 0.5, 300.0
+#: What is told of it.
+HANGS = "an operation on the share does not come back"
 #: Heartbeats after which the host is to read one, though only small changes of the load are new.
 READ_EVERY = 12
 #: Steps in which the load counts as changed: per cent of CPU and of memory, degrees Celsius.
@@ -36,7 +44,11 @@ class Heart:
         self.seq = 0
         self.told = 0  #: the last one that was published
         self.since = 0  #: the heartbeat since which nothing has changed in them that need be read
-        self._last: Heartbeat | None = None  #: the content of that one
+        self._read: Heartbeat | None = None  #: the content of that one
+        self._last: Heartbeat | None = None  #: the last that was published
+        self._made: Heartbeat | None = None  #: the last that was no repetition
+        self._made_at = self.born
+        self._beating = threading.Lock()
         self.told_cursor: str | None = None  #: the place in the inbox that the last one told
         self.lease_until = 0.0  #: by CLOCK_BOOTTIME
         self._kept: deque[tuple[float, int]] = deque()
@@ -45,8 +57,30 @@ class Heart:
         """Whether it is time for one."""
         return self._boottime() >= self.next_at
 
+    def overdue_at(self) -> float:
+        """When the last one is to be repeated, by CLOCK_BOOTTIME."""
+        return self.next_at + self._timing.heartbeat_interval * LATE
+
+    def overdue(self) -> bool:
+        """Whether to repeat it now."""
+        return self.told > 0 and self.overdue_at() <= self._boottime() < self._made_at + REPEAT_S
+
+    def repeat(self, now: float) -> float:
+        """Publish what the last one told, again; see `beat`. `now`: seconds since 1970."""
+        made = self._made
+        assert made is not None
+        with self._beating:
+            problems = [*made.problems, HANGS]
+            return self._beat(lambda seq: made.model_copy(update={"seq": seq, "at": now, "problems": problems}))
+
     def beat(self, make: Callable[[int], Heartbeat]) -> float:
         """Publish one; return until when the lease lasts now. After a failure the next try has a new number."""
+        with self._beating:
+            until = self._beat(make)
+            self._made, self._made_at = self._last, self._boottime()
+            return until
+
+    def _beat(self, make: Callable[[int], Heartbeat]) -> float:
         asked = self._boottime()
         self.seq += 1
         heartbeat = make(self.seq)
@@ -54,8 +88,9 @@ class Heart:
         files.publish(self._disk, self._paths.numbered("heartbeat", self._epoch, self.seq), data)
         self._kept.append((asked, self.seq))
         self.told = self.seq
-        if self._last is None or self.seq - self.since >= READ_EVERY or differ(self._last, heartbeat):
-            self.since, self._last = self.seq, heartbeat
+        self._last = heartbeat
+        if self._read is None or self.seq - self.since >= READ_EVERY or differ(self._read, heartbeat):
+            self.since, self._read = self.seq, heartbeat
         self.told_cursor = heartbeat.inbox
         self.next_at = asked + self._timing.heartbeat_interval
         self.lease_until = asked + self._timing.lease

@@ -104,11 +104,25 @@ class Session:
         self._carry()
         told = self.outbox.publish()
         self._hand_over()
-        self._ringer.ring(Bell(self._paths.node, self.epoch, self.heart.told, self.outbox.seq, self.heart.since))
+        self._ring()
         self.tidying.tidy()
         if self.carrier.trouble is not None:
             raise self.carrier.trouble
         return bool(taken) or told or self.carrier.busy
+
+    def repeat_beat(self) -> float | None:
+        """Make a heartbeat that is overdue since the round hangs; until when the lease lasts now. On another thread."""
+        if not self.heart.overdue():
+            return None
+        baton.check(self._disk, self._paths.node, self._runner.nonce, self.epoch)
+        until = self.heart.repeat(self._runner.now())
+        self._ring()
+        return until
+
+    def _ring(self) -> None:
+        self._ringer.ring(
+            lambda: Bell(self._paths.node, self.epoch, self.heart.told, self.outbox.seq, self.heart.since)
+        )
 
     def _answer_doctors(self, names: list[str]) -> None:
         """Somebody runs `hakuriver doctor --with` this node."""

@@ -6,6 +6,7 @@ Each time there run, on each node, a task that must not be disturbed (no retries
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -88,6 +89,20 @@ def longest_gap(river: River, job: str) -> float:
 def last_for(seconds: float) -> None:
     """Let the fault last: its length is what is tested."""
     time.sleep(seconds)
+
+
+class Following:
+    """Somebody who follows an output."""
+
+    def __init__(self, river: River, job: str) -> None:
+        machine = river.client
+        self._machine, self._log = machine, f"{machine.state}/followed-{job}"
+        argv = [sys.executable, "-m", "hakuriver", "task", "logs", "--follow", job]
+        machine.do("start", argv=argv, log=self._log, env={"HAKURIVER_SHARED_DIR": machine.share})
+
+    def reads(self) -> bool:
+        """Whether it has shown something."""
+        return len((self._machine.do("read", path=self._log) or "").splitlines()) > 3
 
 
 class Submitting(threading.Thread):
@@ -200,6 +215,25 @@ def test_a_runner_is_cut_off_for_longer_than_the_lease(river: River, lab: Lab, m
     ended = load.end()
     assert [job.tasks[0].attempt for key, job in ended.items() if key in moved] == [2] * len(moved)
     assert [job.tasks[0].attempt for key, job in ended.items() if key not in moved] == [1] * (2 - len(moved))
+
+
+def test_a_client_that_follows_outputs_is_cut_off(river: River, lab: Lab, mended: None) -> None:
+    """As a laptop that is shut: what it has read is held by nobody else, and nobody waits for it."""
+    load = Load(river)
+    followers = [Following(river, job) for job in load.stays.values()]
+    for follower in followers:
+        eventually(follower.reads, 60, "it follows")
+    lab.cut(CLIENT)
+    river.client = river.machines[HOST]
+    try:
+        last_for(river.timing["lease"] * 1.5)
+        assert [river.job(job).tasks[0].attempt for job in load.reruns] == [1, 1]
+        assert all(river.job(job).counts == {"running": 1} for job in load.stays.values())
+    finally:
+        river.client = river.machines[CLIENT]
+        lab.mend(CLIENT)
+    ended = load.end()
+    assert load.attempts(ended) == [1, 1]
 
 
 def test_the_host_is_cut_off(river: River, lab: Lab, mended: None) -> None:

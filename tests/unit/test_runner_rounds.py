@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 from runner_stage import JOB, CrashDisk, Host, Stage, name, runs, says, start
 
 from hakuriver.keeper.client import KeeperLost
-from hakuriver.records import NodeDescription
+from hakuriver.records import Heartbeat, NodeDescription
+from hakuriver.runner.agent import Runner
 from hakuriver.runner.baton import NodeTaken, Superseded
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import ShareAway, ShareError
@@ -451,3 +454,88 @@ def test_many_endings_share_one_sync(stage: Stage) -> None:
     stage.turns(runner)
     assert [stage.output(k) for k in range(20)] == [b"%d" % k for k in range(20)]
     assert disk.syncs == 1
+
+
+# -- a round that hangs
+
+
+class Stuck:
+    """A disk whose writes into outputs wait until they are let go: somebody who has read the file does not answer."""
+
+    def __init__(self, root: str) -> None:
+        self._disk = CrashDisk(root)
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)
+
+    def write_at(self, path: str, offset: int, data: bytes, *, durable: bool = False) -> None:
+        self.reached.set()
+        assert self.go.wait(60)
+        self._disk.write_at(path, offset, data, durable=durable)
+
+
+@pytest.fixture
+def hanging(stage: Stage) -> Iterator[tuple[Runner, Stuck]]:
+    """A runner whose round hangs in the output of a task that goes on."""
+    disk = Stuck(stage.root)
+    runner = stage.runner(disk)
+    stage.keeper.scripts[name()] = runs
+    stage.host.send(starts=[start(["sleep"])])
+    stage.turns(runner, 20)
+    stage.keeper.write(stage.keeper.tasks[(name(), 1)], b"hello\n")
+
+    def turns() -> None:
+        while not disk.reached.is_set():
+            stage.turn(runner)
+
+    thread = threading.Thread(target=turns, daemon=True)
+    thread.start()
+    assert disk.reached.wait(30)
+    yield runner, disk
+    disk.go.set()
+    thread.join(30)
+
+
+def test_while_a_round_hangs_the_heart_goes_on_and_the_lease_is_kept(
+    stage: Stage, hanging: tuple[Runner, Stuck]
+) -> None:
+    runner, _ = hanging
+    interval = stage.settings.timing.heartbeat_interval
+    before = beats(stage)
+    assert runner.stand_in() > 0, "nothing is overdue yet"
+    assert beats(stage) == before
+    for _ in range(int(stage.settings.timing.lease / interval) + 2):
+        stage.clock.at += interval * 1.6
+        runner.stand_in()
+    assert len(beats(stage)) > len(before) + 3
+    assert stage.keeper.lease_until is not None
+    assert stage.keeper.lease_until > stage.clock()
+    newest = Heartbeat.model_validate_json(Path(stage.root, "nodes/n1/heartbeat", beats(stage)[-1]).read_bytes())
+    assert "does not come back" in newest.problems[-1]
+    assert newest.tasks == [(JOB, None, 1)]
+    bells = [layout.parse_bell(bell) for bell in os.listdir(f"{stage.root}/bells")]
+    assert [bell.beat for bell in bells if bell] == [newest.seq]
+
+
+def test_a_round_that_hangs_for_good_lets_the_node_fall_silent(stage: Stage, hanging: tuple[Runner, Stuck]) -> None:
+    runner, _ = hanging
+    stage.clock.at += 1000.0
+    before = beats(stage)
+    runner.stand_in()
+    assert beats(stage) == before
+
+
+def test_nobody_stands_in_for_a_runner_that_was_taken_over(stage: Stage, hanging: tuple[Runner, Stuck]) -> None:
+    runner, _ = hanging
+    [own] = [found for found in os.listdir(f"{stage.root}/nodes/n1") if found.startswith("runner.")]
+    os.rename(f"{stage.root}/nodes/n1/{own}", f"{stage.root}/nodes/n1/runner.99.{own.split('.')[2]}")
+    stage.clock.at += stage.settings.timing.heartbeat_interval * 1.6
+    before = beats(stage)
+    with pytest.raises(Superseded):
+        runner.stand_in()
+    assert beats(stage) == before
+
+
+def beats(stage: Stage) -> list[str]:
+    return sorted(name for name in os.listdir(f"{stage.root}/nodes/n1/heartbeat") if name.endswith(".json"))
