@@ -192,6 +192,12 @@ _NFS = (
         "from here",
         "see on the server that /etc/exports says `sync` (the default), not `async`",
     ),
+    Rule(
+        "delegations", NOTE, _lacks("vers=3", "vers=2"),
+        "a machine that vanishes may hold up, for the server's lease (90 s), whoever writes or removes a file that it "
+        "has read; heartbeats go on meanwhile",
+        "have a Linux server give no delegations: sysctl fs.leases-enable=0, before it starts",
+    ),
 )  # fmt: skip
 
 _GLUSTER = (
@@ -209,6 +215,12 @@ _MOOSE = (
         "when the mount's process dies the mount point is an empty local directory (the river looks for its "
         "river.json and waits), and a dead machine's locks stay for hours; nothing is decided by them",
         "have the mount's process started again by systemd or fstab",
+    ),
+    Rule(
+        "durable", NOTE, _always,
+        "as it is set by default, its servers acknowledge what is not on their disks yet: a power cut there may lose "
+        "accepted work",
+        "set HDD_FSYNC_BEFORE_CLOSE = 1 on the chunkservers and CHANGELOG_SAVE_MODE = 2 on the master",
     ),
 )  # fmt: skip
 
@@ -235,6 +247,11 @@ _CIFS = (
     Rule(
         "cache", WARNING, _has("cache=loose"), "what this machine has read it believes, whatever others write",
         "mount with `cache=strict`, the default",
+    ),
+    Rule(
+        "nostrictsync", WARNING, _has("nostrictsync"),
+        "what is synced does not reach the server's disk: a crash of it may lose accepted work",
+        "mount without `nostrictsync`",
     ),
     Rule(
         "locks", NOTE, _has("nobrl", "nolease"),

@@ -146,13 +146,25 @@ def test_smb() -> None:
     assert statuses("cifs", CIFS.replace("actimeo=1", "actimeo=60"))["actimeo"] == WARNING
     assert statuses("cifs", CIFS.replace("closetimeo=1", "closetimeo=5"))["closetimeo"] == NOTE
     assert statuses("cifs", CIFS.replace("strict", "loose"))["cache"] == WARNING
+    assert statuses("cifs", CIFS + ",nostrictsync")["nostrictsync"] == WARNING
     assert "actimeo" not in judged("cifs", CIFS.replace("actimeo=1", "actimeo=x"))
+
+
+@pytest.mark.parametrize("kind", ["fuse.mfs", "fuse.moosefs"])
+def test_moosefs(kind: str) -> None:
+    assert statuses(kind, "rw") == {"filesystem": OK, "client": NOTE, "durable": NOTE}
+    assert "CHANGELOG_SAVE_MODE" in judged(kind, "rw")["durable"].remedy
+
+
+def test_delegations_are_spoken_of_where_there_are_any() -> None:
+    assert statuses("nfs4", NFS)["delegations"] == NOTE
+    assert "delegations" not in statuses("nfs", NFS.replace("vers=4.2", "vers=3"))
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "status"),
     [
-        ("fuse.glusterfs", "caches", NOTE), ("fuse.mfs", "client", NOTE), ("fuse.moosefs", "client", NOTE),
+        ("fuse.glusterfs", "caches", NOTE),
         ("ext4", "local", NOTE), ("xfs", "local", NOTE), ("btrfs", "local", NOTE), ("autofs", "autofs", NOTE),
         ("tmpfs", "memory", WARNING), ("ramfs", "memory", WARNING), ("overlay", "overlay", WARNING),
         ("vfat", "fat", WARNING), ("exfat", "fat", WARNING), ("ntfs3", "fat", WARNING), ("fuseblk", "fat", WARNING),
