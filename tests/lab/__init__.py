@@ -9,7 +9,8 @@ from lab.base import Lab
 #: Name of a filesystem -> the module and the class of its lab.
 LABS = {
     "local": ("lab.local", "Local"), "nfs": ("lab.uml", "NFS"), "cifs": ("lab.uml", "CIFS"),
-    "gluster": ("lab.gluster", "Gluster"), "moosefs": ("lab.moosefs", "MooseFS"), "sshfs": ("lab.sshfs", "SSHFS"),
+    "ganesha": ("lab.ganesha", "Ganesha"), "gluster": ("lab.gluster", "Gluster"),
+    "moosefs": ("lab.moosefs", "MooseFS"), "sshfs": ("lab.sshfs", "SSHFS"),
 }  # fmt: skip
 
 

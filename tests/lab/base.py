@@ -8,10 +8,12 @@ Mode Linux guest with its own kernel, page cache, clock and disk for NFS and SMB
 from __future__ import annotations
 
 import abc
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -144,9 +146,14 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
 def install(packages: dict[str, str]) -> None:
     """Install Debian packages that are missing. `packages`: a program (name or path) -> the package that has it."""
     search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = sorted({package for program, package in packages.items() if shutil.which(program, path=search) is None})
-    if not missing:
-        return
+    with open(Path(tempfile.gettempdir(), "apt-for-tests.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # labs may come up side by side
+        missing = {package for program, package in packages.items() if shutil.which(program, path=search) is None}
+        if missing:
+            _apt_get(sorted(missing))
+
+
+def _apt_get(missing: list[str]) -> None:
     print(f"installing {' '.join(missing)}", file=sys.stderr, flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for step in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):

@@ -114,6 +114,7 @@ class River:
         self._put_up()
         self.host = self._daemon(HOST, "host")
         self.standby = self._daemon(STANDBY, "host")
+        self.third = self._daemon(NODES["n2"], "host")
         self.runners = {node: self._daemon(machine, "runner", node) for node, machine in NODES.items()}
 
     def _put_up(self) -> None:
@@ -164,7 +165,7 @@ class River:
     @property
     def daemons(self) -> list[Daemon]:
         """All that there are."""
-        return [self.host, self.standby, *self.runners.values()]
+        return [self.host, self.standby, self.third, *self.runners.values()]
 
     def all_work(self, deadline_s: float = 180.0) -> None:
         """Wait until every machine can read and write the share: clients and servers take their time after a fault."""
@@ -188,7 +189,8 @@ class River:
     def heal(self) -> None:
         """Have every daemon up, the host alone leading, and nothing left to do."""
         self.all_work()
-        self.standby.stop_if_running()
+        for other in (self.standby, self.third):
+            other.stop_if_running()
         for daemon in (self.host, *self.runners.values()):
             if daemon.pid is None or not daemon.running:
                 daemon.start()

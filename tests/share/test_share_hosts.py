@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,28 @@ def test_a_standby_waits_and_takes_over_from_a_host_that_died(river: River) -> N
     assert river.baton().term == term + 1
     assert (river.job(runs).counts, river.job(runs).tasks[0].attempt) == ({"running": 1}, 1)
     river.check()
+
+
+def test_of_two_standbys_one_takes_over(river: River) -> None:
+    term = river.baton().term
+    others = [river.standby, river.third]
+    marks = river.mark_logs()
+    for other in others:
+        other.start()
+        eventually(partial(said, other, marks, "this one waits"), 60, f"{other} waits")
+    river.host.kill()
+    meanwhile = river.submit(noted("echo meanwhile"))
+    assert river.ended(meanwhile).state == "completed"
+    leading = f"leading, term {term + 1}"
+    assert sorted(said(other, marks, leading) for other in others) == [False, True]
+    river.beats(2)
+    assert river.baton().term == term + 1
+    river.check()
+
+
+def said(daemon: Daemon, marks: dict[str, int], words: str) -> bool:
+    """Whether a daemon has logged this since its log was marked."""
+    return words in daemon.log[marks[repr(daemon)] :]
 
 
 def test_a_host_that_is_stopped_lets_another_lead_at_once(river: River) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from lab.base import AHEAD_S, Lab
@@ -153,3 +154,14 @@ def test_many_small_jobs(river: River) -> None:
         assert river.client.do("receipt", request=job)["outcome"] == "accepted"
     assert sorted(run.task for run in river.runs() if run.task in jobs) == sorted(task_name(job, None) for job in jobs)
     river.check()
+
+
+def test_the_doctor_finds_it_sound_and_another_node_answers(river: River) -> None:
+    began = time.monotonic()
+    status, out, said = river.client.do("cli", argv=["doctor", "--with", "n1", "--json"], timeout=120)
+    assert time.monotonic() - began < 60
+    assert status == 0, said
+    findings = {finding["check"]: finding for finding in json.loads(out)["findings"]}
+    assert not [finding for finding in findings.values() if finding["status"] == "broken"]
+    assert any(check.startswith("pair.") for check in findings), sorted(findings)
+    assert river.names("doctor") == [], "nothing is left"
