@@ -144,7 +144,7 @@ class Fallen:
             # What it has asked of the server by then may be done when the network is back, though nobody waits for it.
             eventually(lambda: not stopped(self.host), 30, "it goes on, and waits for the share")
         if self.dies:
-            self.host.kill()
+            self.host.send(signal.SIGKILL)  # where an operation hangs in the kernel it dies when that comes back
 
     def come_back(self) -> None:
         """What was stopped or cut off goes on, and is to find that it was succeeded."""
