@@ -62,8 +62,8 @@ class Machine:
             best = min(best, (after - before, (before + after) / 2 - there))
         self.error_s, self.offset_s = best
 
-    def do(self, what: str, timeout: float = 90.0, **arguments: Any) -> Any:
-        """Have the agent do something. Raises MachineError, Hung."""
+    def do(self, what: str, patience: float = 90.0, **arguments: Any) -> Any:
+        """Have the agent do something, and wait for so many seconds. Raises MachineError, Hung."""
         number = next(self._ids)
         waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting[number] = waiting
@@ -71,9 +71,9 @@ class Machine:
         try:
             self._process.stdin.write(json.dumps({"id": number, "do": what, "with": arguments}) + "\n")
             self._process.stdin.flush()
-            answer = waiting.get(timeout=timeout)
+            answer = waiting.get(timeout=patience)
         except queue.Empty:
-            raise Hung(f"{self.name}: no answer to {what} {arguments} in {timeout} s") from None
+            raise Hung(f"{self.name}: no answer to {what} {str(arguments)[:500]} in {patience} s") from None
         except OSError as error:
             raise MachineError(f"{self.name} is down: {error}") from error
         if "error" in answer:

@@ -27,9 +27,9 @@ from hakuriver.settings import Timing  # noqa: E402
 from share.river import River, eventually, noted  # noqa: E402
 
 #: Nodes that the host of an idle river has; drops that are timed; seconds of idleness that are measured.
-NODES, DROPS, IDLE_S = 20, 25, 60.0
+NODES, DROPS, IDLE_S = 20, 20, 60.0
 #: Seconds between two drops: longer than what it takes to become slow.
-QUIET_S = (12.0, 14.0)
+QUIET_S = (11.0, 13.0)
 #: Jobs of the burst.
 BURST = 200
 
@@ -104,7 +104,7 @@ def main(name: str) -> None:
         river = River(lab, {key: field.default for key, field in Timing.model_fields.items()})
         try:
             river.start()
-            found = {"filesystem": name, **idle(river, lab), **latency(river), **rate(river)}
+            found = {"filesystem": name, **latency(river), **rate(river), **idle(river, lab)}
         except BaseException:
             print(river.logs(), file=sys.stderr)
             raise

@@ -174,14 +174,14 @@ class River:
 
     def _sees(self, machine: Machine) -> bool:
         try:
-            return "river.json" in machine.do("names", path=machine.share, timeout=30.0)
+            return "river.json" in machine.do("names", path=machine.share, patience=30.0)
         except MachineError:
             return False
 
     def _works(self, machine: Machine) -> bool:
         probe = f"{machine.share}/shared_data/probe-{machine.name}"
         try:
-            status, _, _ = machine.do("shell", script=f"echo x >{probe} && rm {probe}", timeout=60.0)
+            status, _, _ = machine.do("shell", script=f"echo x >{probe} && rm {probe}", patience=60.0)
         except MachineError:
             return False
         return bool(status == 0 and self._sees(machine))

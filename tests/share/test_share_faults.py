@@ -117,7 +117,7 @@ class Submitting(threading.Thread):
     def run(self) -> None:
         argv = self._river.submit_argv(noted("echo meanwhile"))
         try:
-            self.answer = self._river.client.do("cli", argv=argv, timeout=300)
+            self.answer = self._river.client.do("cli", argv=argv, patience=300, timeout=290)
         except MachineError as error:
             self.answer = [255, "", str(error)]
 
@@ -276,7 +276,9 @@ def test_the_export_takes_no_more(river: River, lab: Lab, what: str) -> None:
     except LabError as error:
         pytest.skip(f"not to be had on this filesystem: {error}")
     try:
-        status, _, said = river.client.do("cli", argv=["submit", "--no-receipt", "--", "echo", "x" * 100_000])
+        argv = ["submit", "--no-receipt", "--", "echo", "x" * 100_000]
+        # MooseFS tries for two minutes by default before it says that it is full.
+        status, _, said = river.client.do("cli", argv=argv, patience=200, timeout=190)
         assert status != 0
         assert "Traceback" not in said
         assert said.strip()

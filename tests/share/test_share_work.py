@@ -158,7 +158,7 @@ def test_many_small_jobs(river: River) -> None:
 
 def test_the_doctor_finds_it_sound_and_another_node_answers(river: River) -> None:
     began = time.monotonic()
-    status, out, said = river.client.do("cli", argv=["doctor", "--with", "n1", "--json"], timeout=120)
+    status, out, said = river.client.do("cli", argv=["doctor", "--with", "n1", "--json"], patience=120, timeout=110)
     assert time.monotonic() - began < 60
     assert status == 0, said
     findings = {finding["check"]: finding for finding in json.loads(out)["findings"]}
