@@ -19,7 +19,7 @@ class Ganesha(Machines):
     """NFS-Ganesha, root not squashed, from a directory of the machine's own disk.
 
     BUGS: that disk is not the lab's own, so it can neither be filled nor be made read-only. Version 4.3 dies of file
-    locks, see ../share/ganesha_crash.py.
+    locks, of one client even, see ../share/ganesha_crash.py.
     """
 
     name = "ganesha"
