@@ -2,7 +2,8 @@
 
 The exit status is 0 if the server died of SIGSEGV, 1 if it outlived SECONDS. One process on one client is enough: it
 locks a file that nobody else uses and closes it, again and again. MACHINES has a letter for each process, each on a
-file of its own: "a" is one, "ab" (the default) are two on two clients, which is sooner. Without the lock, or with the file kept open, the server was not seen to die.
+file of its own: "a" is one, "ab" (the default) are two on two clients, which is sooner. Without
+the lock, or with the file kept open, the server was not seen to die.
 """
 
 from __future__ import annotations
