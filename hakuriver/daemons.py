@@ -165,8 +165,9 @@ def wait_for_share(disk: Disk, stop: Stop, saying: Saying) -> River | None:
     """Wait until the share is there; None if a signal came first."""
     while not stop.asked.is_set():
         try:
-            files.present(disk)
-            return River.model_validate_json(disk.read(layout.SENTINEL))
+            with stop.at_work():
+                files.present(disk)
+                return River.model_validate_json(disk.read(layout.SENTINEL))
         except (ShareError, FileNotFoundError, ValueError) as error:
             saying.say(error if isinstance(error, ShareError) else f"{error}; waiting")
             stop.asked.wait(RETRY_S)

@@ -60,7 +60,8 @@ class Ticking:
         river = daemons.wait_for_share(self._disk, self._stop, self._saying)
         if river is None:
             return 0
-        refuse_broken(self._disk.root, log)
+        with self._stop.at_work():
+            refuse_broken(self._disk.root, log)
         host_id, _lock = self._identity(river)
         telling = Telling(self._disk, self._settings, river.cluster_id)
         host = Host(
@@ -76,7 +77,8 @@ class Ticking:
 
     def _release(self, host: Host) -> None:
         try:
-            host.release()
+            with self._stop.at_work():
+                host.release()
         except (NotYet, Superseded, ShareError) as reason:
             log.info("the baton stays as it is: %s", reason)
 
@@ -106,7 +108,8 @@ class Ticking:
         self._saying.say(f"leading, term {host.journal.baton.term}")
         if not leading:
             telling.rebuild_if_needed(host.journal.baton)
-            self._remove_unfinished()
+            with self._stop.at_work():
+                self._remove_unfinished()
         self._pass_on(host, telling)
         self._watch_directories()
         self._memory.look(happened, boottime())

@@ -22,8 +22,9 @@ from hakuriver.spool.layout import Bell, NodePaths
 WITNESS_BEATS = 2
 #: Heartbeats that may be missing before a node's directory is looked into though its bell is silent.
 SILENT_BEATS = 1.5
-#: Seconds between two listings of nodes/, and of the events of a node whose bell tells of none.
-NODES_EVERY_S, EVENTS_EVERY_S = 5.0, 30.0
+#: Seconds between two listings of nodes/, of the heartbeats of a node that is offline, and of the events of one whose
+#: bell tells of none.
+NODES_EVERY_S, OFFLINE_EVERY_S, EVENTS_EVERY_S = 5.0, 5.0, 30.0
 
 
 class Seen:
@@ -33,6 +34,7 @@ class Seen:
         self.beat: tuple[int, int] | None = None  #: newest heartbeat's (epoch, seq)
         self.heartbeat: Heartbeat | None = None  #: the last that was read: it may be older, and tells what it told
         self.events_at = float("-inf")  #: when its events were last listed
+        self.looked_at = float("-inf")  #: when its heartbeats were last listed
         self.silent_s = 0.0
         self.changes = 0  #: how often the heartbeat was seen to change
         self.witnessed: dict[str, int] = {}  #: other node -> its `changes` when this one's lease ran out
@@ -69,10 +71,11 @@ class Hearing:
     def rings(self, name: str, cursor: tuple[int, int], now: float) -> bool:
         """Whether to list a node's events, of which those up to `cursor` are known: always, if it has no bell."""
         bell, seen = self._bells.get(name), self.seen.setdefault(name, Seen())
-        if bell is not None and (bell.epoch, bell.batch) <= cursor and now - seen.events_at < EVENTS_EVERY_S:
-            return False
-        seen.events_at = now
-        return True
+        return bell is None or (bell.epoch, bell.batch) > cursor or now - seen.events_at >= EVENTS_EVERY_S
+
+    def listed(self, name: str, now: float) -> None:
+        """A node's events have been listed."""
+        self.seen[name].events_at = now
 
     def nodes(self, now: float) -> list[str]:
         """Names below nodes/; listed anew when a bell tells of another, and now and then."""
@@ -85,7 +88,7 @@ class Hearing:
     def observe(self, nodes: list[str], now: float) -> list[str]:
         """List every node's heartbeats; return those whose heartbeat has changed. `now`: CLOCK_BOOTTIME, seconds."""
         step = 0.0 if self._last is None else min(now - self._last, self._timing.poll_interval)
-        changed = [name for name in nodes if self._look(name, self.seen.setdefault(name, Seen()), step)]
+        changed = [name for name in nodes if self._look(name, self.seen.setdefault(name, Seen()), step, now)]
         self._last = now
         self._witness(nodes)
         return changed
@@ -94,19 +97,30 @@ class Hearing:
         """A listing failed: what has passed until the next is not counted."""
         self._last = None
 
-    def _look(self, name: str, seen: Seen, step: float) -> bool:
+    def _look(self, name: str, seen: Seen, step: float, now: float) -> bool:
         """Whether a node has told something; its bell is believed when it tells of life, not when it is silent."""
         bell = self._bells.get(name)
+        rung = bell is not None and (seen.beat is None or (bell.epoch, bell.beat) > seen.beat)
+        if not rung and self.offline(name) and now - seen.looked_at < OFFLINE_EVERY_S:
+            seen.silent_s += step
+            return False
+        if self._tells_of_life(bell, seen, step):
+            return False
+        seen.looked_at = now
+        return self._look_inside(name, seen, step)
+
+    def _tells_of_life(self, bell: Bell | None, seen: Seen, step: float) -> bool:
+        """Whether the bell alone says enough: it lives, or has not been silent for long; there is nothing to read."""
         if bell is None or seen.heartbeat is None or seen.beat is None or bell.epoch != seen.beat[0]:
-            return self._look_inside(name, seen, step)
+            return False
         lately = seen.silent_s + step < SILENT_BEATS * self._timing.heartbeat_interval
         if not lately or bell.since > seen.heartbeat.seq:
-            return self._look_inside(name, seen, step)
+            return False
         if bell.beat > seen.beat[1]:
             seen.hear((bell.epoch, bell.beat))
         else:
             seen.silent_s += step
-        return False
+        return True
 
     def _look_inside(self, name: str, seen: Seen, step: float) -> bool:
         beats = files.positions(self._disk, NodePaths(name).dir("heartbeat"))

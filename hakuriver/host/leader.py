@@ -183,6 +183,7 @@ class Host:
             try:
                 if self.hearing.rings(node.name, node.cursor, now):
                     self._hear_node(node)
+                    self.hearing.listed(node.name, now)
             except ShareError:
                 continue  # the others may be heard; this one is listed again next time
 
@@ -201,7 +202,7 @@ class Host:
         if not self._every("observe", min(1.0, self.timing.poll_interval)):
             return
         try:
-            names = self.hearing.nodes(self.boottime())
+            names = self._names()
             changed = self.hearing.observe(names, self.boottime())
         except ShareError:
             self.hearing.pause()
@@ -211,6 +212,11 @@ class Host:
         for change in self.liveness.judge(names, self.now()):
             self.decide(change)
 
+    def _names(self) -> list[str]:
+        """Nodes to judge: a listing may miss one that is there, and shows one still that is forgotten in this tick."""
+        forgotten = {change[1] for change in self.changes if change[0] == "forget"}
+        return sorted({*self.hearing.nodes(self.boottime()), *self.state.nodes} - forgotten)
+
     def _heard(self, name: str) -> None:
         heartbeat = self.hearing.seen[name].heartbeat
         assert heartbeat is not None
@@ -218,6 +224,8 @@ class Host:
             description = self.events.description(name, heartbeat.epoch)
             if description is not None:
                 self.decide(["node", name, heartbeat.epoch, description])
+            else:
+                self.hearing.seen[name].heartbeat = None  # it cannot be seen yet: the next heartbeat is read too
             return
         alive = self.liveness.returned(self.state.nodes[name], heartbeat)
         if alive:

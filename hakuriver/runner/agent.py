@@ -17,6 +17,7 @@ from hakuriver.records import Load
 from hakuriver.runner import baton
 from hakuriver.runner.baton import Gone, NodeTaken, Superseded
 from hakuriver.runner.executors import Place
+from hakuriver.runner.heart import LATE
 from hakuriver.runner.machine import Machine
 from hakuriver.runner.port import KeeperPort
 from hakuriver.runner.session import Session
@@ -62,6 +63,7 @@ class Runner:
         # An idle runner lists its inbox alone, so it may look more often than a host, which is waited for as well.
         self._pace = Pace(settings.timing.poll_interval / 2)
         self._renewing = threading.Lock()  #: a lease is not renewed while the keeper is being connected
+        self._round_since: float | None = None  #: CLOCK_BOOTTIME; None: between two rounds
         self._epoch = 0
         self._unused = False  #: the epoch was taken, and has no session yet
 
@@ -97,6 +99,7 @@ class Runner:
         Raises ShareError (call again later), KeeperLost or KeeperUnavailable (call again, it begins a new epoch),
         NodeTaken or Superseded (this runner is over).
         """
+        self._round_since = self.boottime()
         try:
             if self.session is None:
                 self.open()
@@ -111,6 +114,8 @@ class Runner:
         except (KeeperLost, Superseded):
             self.session = None
             raise
+        finally:
+            self._round_since = None
 
     def _round(self) -> bool:
         assert self.session is not None
@@ -128,12 +133,16 @@ class Runner:
         session = self.session
         if session is None:
             return self.settings.timing.heartbeat_interval
-        until = session.repeat_beat()
-        if until is not None:
-            with self._renewing:
-                if session is self.session:
-                    self.keeper.lease(until)
+        since = self._round_since
+        if since is not None and self.boottime() - since > self.settings.timing.heartbeat_interval * LATE:
+            session.repeat_beat()
         return session.heart.overdue_at() - self.boottime()
+
+    def renew(self, session: Session) -> None:
+        """Tell the keeper how long the lease lasts by now, as long as this is the session."""
+        with self._renewing:
+            if session is self.session:
+                self.keeper.lease(session.heart.lease_until)
 
     def wait_s(self) -> float:
         """Seconds until the next round though no notice comes."""

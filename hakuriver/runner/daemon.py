@@ -65,7 +65,8 @@ class Ticking:
         river = daemons.wait_for_share(self._disk, self._stop, self._saying)
         if river is None:
             return 0
-        refuse_broken(self._disk.root, log)
+        with self._stop.at_work():
+            refuse_broken(self._disk.root, log)
         paths = self._settings.paths
         home = os.path.join(paths.state_dir, river.cluster_id, "nodes", self._settings.node.name)
         taken = (
@@ -94,6 +95,7 @@ class Ticking:
                 busy = runner.tick()
         except ShareError as error:
             self._saying.say(error)
+            self._epoch = 0  # what comes back may be another mount: it is watched anew
             return RETRY_S, False
         except (KeeperLost, KeeperUnavailable) as error:
             self._saying.say(f"{error}; starting again")
@@ -118,6 +120,9 @@ class Ticking:
                 wait = runner.stand_in()
             except (ShareError, OSError, KeeperLost, NodeTaken, Superseded, Gone):
                 wait = 0.0  # the round finds out for itself what is wrong
+            except Exception:
+                log.exception("a fault in the program: no heartbeat was made in place of a round that hangs")
+                wait = self._settings.timing.heartbeat_interval
 
     def _space(self, runner: Runner) -> None:
         """When batches come thick, let the next gather for a moment."""

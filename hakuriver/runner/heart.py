@@ -63,24 +63,25 @@ class Heart:
 
     def overdue(self) -> bool:
         """Whether to repeat it now."""
-        return self.told > 0 and self.overdue_at() <= self._boottime() < self._made_at + REPEAT_S
+        return self.overdue_at() <= self._boottime() < self._made_at + REPEAT_S
 
-    def repeat(self, now: float) -> float:
-        """Publish what the last one told, again; see `beat`. `now`: seconds since 1970."""
-        made = self._made
-        assert made is not None
+    def repeat(self, now: float) -> bool:
+        """Publish what the last one told, again, if it is still overdue; see `beat`. `now`: seconds since 1970."""
         with self._beating:
+            made = self._made
+            if made is None or not self.overdue():
+                return False
             problems = [*made.problems, HANGS]
-            return self._beat(lambda seq: made.model_copy(update={"seq": seq, "at": now, "problems": problems}))
+            self._beat(lambda seq: made.model_copy(update={"seq": seq, "at": now, "problems": problems}))
+            return True
 
-    def beat(self, make: Callable[[int], Heartbeat]) -> float:
-        """Publish one; return until when the lease lasts now. After a failure the next try has a new number."""
+    def beat(self, make: Callable[[int], Heartbeat]) -> None:
+        """Publish one, and extend the lease. After a failure the next try has a new number."""
         with self._beating:
-            until = self._beat(make)
+            self._beat(make)
             self._made, self._made_at = self._last, self._boottime()
-            return until
 
-    def _beat(self, make: Callable[[int], Heartbeat]) -> float:
+    def _beat(self, make: Callable[[int], Heartbeat]) -> None:
         asked = self._boottime()
         self.seq += 1
         heartbeat = make(self.seq)
@@ -94,7 +95,6 @@ class Heart:
         self.told_cursor = heartbeat.inbox
         self.next_at = asked + self._timing.heartbeat_interval
         self.lease_until = asked + self._timing.lease
-        return self.lease_until
 
     def leased(self) -> bool:
         """Whether the lease is long enough for a task to be started now."""
@@ -111,9 +111,11 @@ class Heart:
         """Remove those of earlier epochs, and own ones whose publishing was reported as failed, once they are old."""
         if self._boottime() - self.born <= KEEP_S:
             return
-        kept = {(self._epoch, seq) for _, seq in self._kept}
-        for place in files.positions(self._disk, self._paths.dir("heartbeat")):
-            if place not in kept and place[0] <= self._epoch:
+        lying = files.positions(self._disk, self._paths.dir("heartbeat"))
+        # Looked at after the listing: another thread may have made one meanwhile.
+        kept = {(self._epoch, seq) for _, seq in tuple(self._kept)}
+        for place in lying:
+            if place not in kept and place < (self._epoch, self.told):
                 self._disk.remove(self._paths.numbered("heartbeat", *place))
 
 

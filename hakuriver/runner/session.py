@@ -110,14 +110,14 @@ class Session:
             raise self.carrier.trouble
         return bool(taken) or told or self.carrier.busy
 
-    def repeat_beat(self) -> float | None:
-        """Make a heartbeat that is overdue since the round hangs; until when the lease lasts now. On another thread."""
+    def repeat_beat(self) -> None:
+        """Make a heartbeat that is overdue since the round hangs, and renew the lease. On another thread."""
         if not self.heart.overdue():
-            return None
+            return
         baton.check(self._disk, self._paths.node, self._runner.nonce, self.epoch)
-        until = self.heart.repeat(self._runner.now())
-        self._ring()
-        return until
+        if self.heart.repeat(self._runner.now()):
+            self._runner.renew(self)  # before the bell, which may be what hangs
+            self._ring()
 
     def _ring(self) -> None:
         self._ringer.ring(
@@ -133,7 +133,8 @@ class Session:
 
     def _beat(self) -> None:
         if self.heart.due():
-            self._keeper.lease(self.heart.beat(self._heartbeat))
+            self.heart.beat(self._heartbeat)
+            self._runner.renew(self)
 
     def _heartbeat(self, seq: int) -> Heartbeat:
         cursor = self.inbox.settled

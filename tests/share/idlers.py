@@ -10,8 +10,9 @@ import time
 from typing import Any
 
 from hakuriver.daemons import boottime
+from hakuriver.records import Load
 from hakuriver.runner.agent import Runner
-from hakuriver.runner.machine import describe, sampler
+from hakuriver.runner.machine import describe
 from hakuriver.settings import Settings, parse
 from hakuriver.spool.files import LocalDisk, ShareError
 
@@ -36,7 +37,7 @@ def runner(settings: Settings, name: str) -> Runner:
     keeper: Any = NoKeeper()
     return Runner(
         LocalDisk(settings.paths.shared_dir), keeper, settings, node=name, nonce=f"{name:0>16}".replace("-", "0")[:16],
-        boottime=boottime, now=time.time, machine=describe(settings.resources), sample=sampler("/"),
+        boottime=boottime, now=time.time, machine=describe(settings.resources), sample=Load,
         out_dir=f"{settings.paths.state_dir}/out",
     )  # fmt: skip
 

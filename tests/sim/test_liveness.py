@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hakuriver.host.hearing import EventReader
 from hakuriver.host.leader import Superseded
 from hakuriver.records import HOLDING
 from sim.actors import RunnerActor
@@ -427,3 +428,63 @@ def test_a_host_hands_nothing_back_that_is_not_its_own(river: River) -> None:
     with pytest.raises(Superseded):
         old.release()
     assert river.world.run(lambda: new.host.journal.baton.beat > 0, 30.0)
+
+
+def forget(river: River, node: str) -> None:
+    request = river.world.new_id()
+    river.world.drop(f"{request}.json", {"id": request, "request": "forget", "node": node})
+    river.world.run(None, 5.0)
+
+
+@pytest.mark.parametrize("more_s", [0.0, 0.3, 0.6, 0.9])
+def test_a_node_that_is_forgotten_is_gone(river: River, more_s: float) -> None:
+    """Its files still lie there in the tick that forgets it: they must not bring it back."""
+    river.n1.stop()
+    river.world.run(None, 8.0 + more_s)
+    forget(river, "n1")
+    assert "n1" not in river.world.host.host.state.nodes, river.world.story()
+    assert not any("/n1" in path or "n1." in path for path in river.world.share.tree())
+
+
+def test_another_machine_may_take_a_forgotten_name(river: River) -> None:
+    river.n1.stop()
+    river.n1.start()
+    river.world.run(None, 40.0)
+    river.n1.stop()
+    river.world.run(None, 8.0)
+    forget(river, "n1")
+    river.n1.start()
+    river.world.run(None, 10.0)
+    assert river.node_row("n1")["state"] == "online"
+    assert river.world.host.host.state.nodes["n1"].epoch == 1
+
+
+def test_a_node_whose_description_comes_late_is_met_with_its_next_heartbeat(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = EventReader.description
+
+    def late(reader: EventReader, node: str, epoch: int) -> dict[str, Any] | None:
+        asked.append(node)
+        return real(reader, node, epoch) if asked.count(node) > 1 else None
+
+    monkeypatch.setattr(EventReader, "description", late)
+    world = World(scratch, 7).start()
+    assert world.run(lambda: world.host.host.leading and len(world.host.host.state.nodes) == 2, 5.0), world.story()
+
+
+def test_a_listing_that_misses_a_node_makes_no_other_the_only_one(
+    river: River, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only node is judged by the share itself; of several, one has to witness for the other."""
+    job = river.submit("500", targets=["n1"], retries=1)
+    river.running(job)
+    for runner in (river.n1, river.n2):
+        runner.stop()
+    host = river.world.host.host
+    real = host.hearing.nodes
+    monkeypatch.setattr(host.hearing, "nodes", lambda now: real(now)[:1])
+    river.world.run(None, FREED_S + 30.0)
+    assert host.liveness.cut_off
+    assert river.state(job) not in ("lost", "pending"), "nothing was freed"

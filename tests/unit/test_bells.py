@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -149,10 +149,26 @@ def test_events_are_listed_when_the_bell_tells_of_more_and_now_and_then(disk: Li
     assert ear.hearing.rings("n1", (1, 3), 0.0), "it has no bell"
     Path(disk.root, Bell("n1", 1, 5, 3, 1).path).touch()
     ear.hearing.listen()
-    assert not ear.hearing.rings("n1", (1, 3), 1.0)
+    assert ear.hearing.rings("n1", (1, 3), 0.5), "it was never listed, or the listing failed"
+    ear.hearing.listed("n1", 1.0)
+    assert not ear.hearing.rings("n1", (1, 3), 1.5)
     assert ear.hearing.rings("n1", (1, 2), 2.0)
-    assert not ear.hearing.rings("n1", (1, 3), 3.0)
-    assert ear.hearing.rings("n1", (1, 3), 3.0 + EVENTS_EVERY_S)
+    assert ear.hearing.rings("n1", (1, 3), 1.0 + EVENTS_EVERY_S)
+
+
+def test_nodes_that_are_off_cost_little(disk: Listed) -> None:
+    ear = Ear(disk)
+    nodes = [f"n{number}" for number in range(20)]
+    for node in nodes:
+        beat(disk, node, 1)
+    for _ in range(200):
+        ear.round()
+    disk.taken()
+    for _ in range(60):
+        ear.round()
+    assert len(list(disk.taken())) <= 60 * 6
+    beat(disk, "n7", 2)
+    assert ear.round() == ["n7"], "one that comes back is heard at once"
 
 
 # -- the runner's side
@@ -225,3 +241,46 @@ def test_small_changes_of_the_load_do_not_count() -> None:
     assert differ(told(), told(cpu_percent=20.0))
     assert differ(told(), told(memory_used_bytes=6))
     assert differ(told(), told(temperature_c=40.0))
+
+
+# -- a heartbeat made by another thread
+
+
+def content(seq: int) -> Heartbeat:
+    return Heartbeat(node="n1", epoch=1, seq=seq, term=1, inbox=None, lease_s=90.0, load=Load(), at=1.0)
+
+
+def test_a_sweep_leaves_the_heartbeat_that_was_made_during_its_listing(disk: Listed) -> None:
+    at = [0.0]
+
+    class Slow(CrashDisk):
+        meanwhile: Callable[[], None] | None = None
+
+        def list(self, path: str) -> list[Entry]:
+            call, self.meanwhile = self.meanwhile, None
+            if call is not None:
+                call()
+            return super().list(path)
+
+    slow = Slow(disk.root)
+    os.makedirs(f"{disk.root}/nodes/n1/heartbeat")
+    one = Heart(slow, NodePaths("n1"), 1, TIMING, lambda: at[0])
+    for at[0] in (0.0, 61.0):
+        one.beat(content)
+    one.tidy()
+
+    def repeat() -> None:
+        at[0] += 8.0
+        assert one.repeat(1.0)
+
+    slow.meanwhile = repeat
+    one.sweep()
+    assert f"{1:06d}-{one.told:012d}.json" in os.listdir(f"{disk.root}/nodes/n1/heartbeat")
+
+
+def test_nothing_is_repeated_that_is_not_overdue(disk: Listed) -> None:
+    one = heart(disk.root)
+    assert not one.repeat(1.0), "there was none"
+    one.beat(content)
+    assert not one.repeat(1.0), "the round's own came meanwhile"
+    assert one.told == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import eventually
 from runner_stage import JOB, CrashDisk, Host, Stage, name, runs, says, start
 
 from hakuriver.keeper.client import KeeperLost
@@ -459,19 +460,42 @@ def test_many_endings_share_one_sync(stage: Stage) -> None:
 # -- a round that hangs
 
 
+class Gate:
+    """Where a thread waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        if self.closed:
+            self.reached.set()
+            assert self.open.wait(60)
+
+
 class Stuck:
-    """A disk whose writes into outputs wait until they are let go: somebody who has read the file does not answer."""
+    """A disk on which writes into outputs hang, as somebody who has read them does not answer; or looks, or bells."""
 
     def __init__(self, root: str) -> None:
         self._disk = CrashDisk(root)
-        self.reached, self.go = threading.Event(), threading.Event()
+        self.output, self.look, self.bell = Gate(), Gate(), Gate()
+        self.output.closed = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._disk, name)
 
+    def list(self, path: str) -> list[files.Entry]:
+        if path == "":
+            self.look()
+        return self._disk.list(path)
+
+    def rename(self, source: str, target: str) -> None:
+        if source.startswith("bells/"):
+            self.bell()
+        self._disk.rename(source, target)
+
     def write_at(self, path: str, offset: int, data: bytes, *, durable: bool = False) -> None:
-        self.reached.set()
-        assert self.go.wait(60)
+        self.output()
         self._disk.write_at(path, offset, data, durable=durable)
 
 
@@ -486,14 +510,14 @@ def hanging(stage: Stage) -> Iterator[tuple[Runner, Stuck]]:
     stage.keeper.write(stage.keeper.tasks[(name(), 1)], b"hello\n")
 
     def turns() -> None:
-        while not disk.reached.is_set():
+        while not disk.output.reached.is_set():
             stage.turn(runner)
 
     thread = threading.Thread(target=turns, daemon=True)
     thread.start()
-    assert disk.reached.wait(30)
+    assert disk.output.reached.wait(30)
     yield runner, disk
-    disk.go.set()
+    disk.output.open.set()
     thread.join(30)
 
 
@@ -539,3 +563,54 @@ def test_nobody_stands_in_for_a_runner_that_was_taken_over(stage: Stage, hanging
 
 def beats(stage: Stage) -> list[str]:
     return sorted(name for name in os.listdir(f"{stage.root}/nodes/n1/heartbeat") if name.endswith(".json"))
+
+
+def test_a_bell_that_hangs_keeps_no_lease_from_being_renewed(stage: Stage, hanging: tuple[Runner, Stuck]) -> None:
+    runner, disk = hanging
+    disk.bell.closed = True
+    before = stage.keeper.lease_until
+    stage.clock.at += stage.settings.timing.heartbeat_interval * 1.6
+    other = threading.Thread(target=runner.stand_in, daemon=True)
+    other.start()
+    assert disk.bell.reached.wait(30)
+    assert before is not None
+    assert stage.keeper.lease_until is not None
+    assert stage.keeper.lease_until > before
+    disk.bell.open.set()
+    other.join(30)
+
+
+def test_the_lease_never_goes_back(stage: Stage) -> None:
+    """The other thread's heartbeat hangs in its bell; the round goes on first, and makes a newer one."""
+    disk = Stuck(stage.root)
+    runner = stage.runner(disk)
+    stage.turns(runner, 20)
+    assert runner.session is not None
+    stage.clock.at = runner.session.heart.next_at + 0.1
+    disk.look.closed = disk.bell.closed = True
+    threads = [threading.Thread(target=runner.tick, daemon=True)]
+    threads[0].start()
+    assert disk.look.reached.wait(30)
+    stage.clock.at += 3.0
+    threads.append(threading.Thread(target=runner.stand_in, daemon=True))
+    threads[1].start()
+    assert disk.bell.reached.wait(30)
+    stage.clock.at += 80.0
+    known = len(stage.keeper.leases)
+    disk.look.open.set()
+    eventually(lambda: len(stage.keeper.leases) > known)
+    stage.clock.at += 15.0
+    disk.bell.open.set()
+    for thread in threads:
+        thread.join(30)
+    assert stage.keeper.leases == sorted(stage.keeper.leases)
+
+
+def test_nobody_stands_in_for_a_round_that_fails_at_once(stage: Stage) -> None:
+    """On a full share no heartbeat can be made; when there is room again, nothing has hung."""
+    runner = stage.runner()
+    stage.turns(runner, 20)
+    stage.clock.at += 100.0
+    before = beats(stage)
+    runner.stand_in()
+    assert beats(stage) == before
