@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -21,18 +23,15 @@ from hakuriver.cli.common import (
     note,
     out,
     out_json,
-    share,
 )
 from hakuriver.cli.tables import is_terminal, terminal_width
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, STATUSES, WARNING, Finding, of_status
-from hakuriver.errors import Invalid, NotFound
+from hakuriver.errors import Invalid
 from hakuriver.spool import layout
-from hakuriver.spool.access import Share
 
 if TYPE_CHECKING:
     from hakuriver.doctor.examining import Examination
     from hakuriver.settings import Settings
-    from hakuriver.spool.files import Disk
 
 MARKS = {OK: "ok", NOTE: "note", WARNING: "WARNING", BROKEN: "BROKEN"}
 _TITLES = {
@@ -60,11 +59,16 @@ def doctor(other: str | None, shared_dir: str | None, as_json: bool) -> int:
       hakuriver doctor --with n2
     """
     settings = config.load(chosen_config())
-    disk = _disk(shared_dir)
-    _check_node(disk, other)
-    found = examine(disk, settings, other)
+    root = config.shared_dir(chosen_config()) if shared_dir is None else directory(shared_dir)
+    if other is not None and not layout.NODE_NAME.fullmatch(other):
+        raise Invalid("with", other, "no node can have that name; `hakuriver node list` shows them")
+    try:
+        with _signals_end():
+            found = examine(root, shared_dir is not None, settings, other)
+    except _Ended as ended:
+        return 128 + ended.number
     if as_json:
-        out_json(document(disk.root, settings.node.name, other, found))
+        out_json(document(root, settings.node.name, other, found))
     else:
         for line in render(found.findings, terminal_width() if is_terminal(sys.stdout) else WIDTH):
             out(line)
@@ -74,31 +78,37 @@ def doctor(other: str | None, shared_dir: str | None, as_json: bool) -> int:
     return EXIT_REFUSED if found.problem or of_status(found.findings, BROKEN) else 0
 
 
-def _disk(shared_dir: str | None) -> Disk:
-    from hakuriver.doctor.site import BareDisk
-    from hakuriver.spool.files import LocalDisk
+class _Ended(BaseException):
+    """A signal asks to end. What handles it may come at any instruction, so that it takes no lock: it raises this."""
 
-    if shared_dir is None:
-        return LocalDisk(share().root)
-    root = directory(shared_dir)
-    if layout.SENTINEL in Share(root).names(""):
-        return LocalDisk(root)
-    os.listdir(root)  # raises OSError where there is no such directory
-    return BareDisk(root)
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
-def _check_node(disk: Disk, other: str | None) -> None:
-    if other is None:
-        return
-    if not layout.NODE_NAME.fullmatch(other):
-        raise Invalid("with", other, "no node can have that name; `hakuriver node list` shows them")
-    known = Share(disk.root).names(layout.NODES)
-    if other not in known:
-        raise NotFound(f"there is no node {other!r} on {disk.root}; nodes known: {', '.join(sorted(known)) or 'none'}")
+@contextmanager
+def _signals_end() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end what is done here as Ctrl-C does. What is ignored, as under nohup, stays so."""
+    told = False
+
+    def end(number: int, _frame: object) -> None:
+        nonlocal told
+        if not told:  # `timeout` sends two: the second must not keep the first from tidying up
+            told = True
+            raise _Ended(number)
+
+    wanted = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    try:
+        for number in wanted:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in wanted:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def examine(disk: Disk, settings: Settings, other: str | None) -> Examination:
-    """Examine, and say on a terminal what is being done."""
+def examine(root: str, bare: bool, settings: Settings, other: str | None) -> Examination:
+    """Examine, and say on a terminal what is being done. `bare`: it need not be a river yet."""
+    from hakuriver.doctor import site
     from hakuriver.doctor.examining import Examination
 
     def say(text: str) -> None:
@@ -106,23 +116,14 @@ def examine(disk: Disk, settings: Settings, other: str | None) -> Examination:
             sys.stderr.write(f"\r\x1b[Klooking at {text} ...")
             sys.stderr.flush()
 
-    made = Examination(disk, settings.node.name, settings.paths.state_dir, other, say)
-    if layout.SENTINEL not in Share(disk.root).names(""):
-        made.findings.append(_no_river(disk.root))
+    find = site.directory if bare else site.river
+    made = Examination(root, find, settings.node.name, settings.paths.state_dir, other, say)
     try:
         made.run()
     finally:
         if is_terminal(sys.stderr):
             sys.stderr.write("\r\x1b[K")
     return made
-
-
-def _no_river(root: str) -> Finding:
-    return Finding(
-        "mount.river", WARNING, f"{root} holds no {layout.SENTINEL}",
-        "it is no river yet, or what should be mounted there is not: then all below is about another filesystem",
-        f"mount it; for a new river: hakuriver init share --shared-dir {root}",
-    )  # fmt: skip
 
 
 def document(root: str, node: str, other: str | None, found: Examination) -> dict[str, object]:

@@ -66,7 +66,7 @@ def tried(check: str, probe: Probe, bench: Bench) -> list[Finding]:
     except ShareError as error:
         return [unable(check, error)]
     except OSError as error:
-        return [_not_tried(check, f"cannot use {bench.at}: {error.strerror or error}")]
+        return [_not_tried(check, f"cannot use {bench.at or bench.disk.root}: {error.strerror or error}")]
     except NoRival as error:
         return [Finding(check, NOTE, f"not tried: a second process: {error}", "it could not be seen", "try again")]
 
@@ -301,7 +301,7 @@ def _listing(bench: Bench) -> Finding:
 
 
 def room(bench: Bench) -> list[Finding]:
-    """Bytes and inodes left."""
+    """Bytes and inodes left: told of the whole, whether or not the bench can be made."""
     return judge_room("share", os.statvfs(bench.disk.root))
 
 
@@ -353,8 +353,9 @@ FULL: dict[str, Probe] = {
     "share.mode": mode,
     "share.clock": clock,
     "share.rate": speed,
-    "share.space": room,
 }
+#: What it tells before, since it needs no bench: of a share on which none can be made, too.
+BEFORE: dict[str, Probe] = {"share.space": room}
 
 
 def still_there(bench: Bench) -> bool:

@@ -1,4 +1,7 @@
-"""The doctor's own directory on the share, `doctor/<run>`: made, emptied, and what dead doctors left removed."""
+"""The share as a doctor comes to it, and its own directory there, `doctor/<run>`: made, emptied, what is left swept.
+
+A river has `doctor/` from its beginning, its user's: what root makes there would shut that user's daemons out.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hakuriver.spool import files, layout
+from hakuriver.spool.access import Share
 from hakuriver.spool.files import Disk, LocalDisk, ShareError
 from hakuriver.spool.layout import NodePaths
 
@@ -16,7 +20,7 @@ from hakuriver.spool.layout import NodePaths
 LEFT_S = 3600.0
 #: Seconds in which what is removed has gone: SMB keeps what another process or machine has open.
 GONE_S = 1.5
-#: Tries to make the directory: another doctor may remove the empty one above it meanwhile.
+#: Tries to make the directory: where there is no river another doctor may remove the empty one above it meanwhile.
 TRIES = 20
 
 
@@ -28,12 +32,27 @@ class BareDisk(LocalDisk):
         self._do("make directory", path, lambda full: os.makedirs(full, exist_ok=True))
 
 
+def river(root: str) -> Disk:
+    """The river there. Raises ShareProblem."""
+    return LocalDisk(Share(root).check().root)
+
+
+def directory(root: str) -> Disk:
+    """A directory, whether it is a river yet or not. Raises ShareProblem, and OSError where there is none."""
+    if layout.SENTINEL in Share(root).names(""):
+        return LocalDisk(root)
+    os.listdir(root)  # raises OSError where there is no such directory
+    return BareDisk(root)
+
+
 @contextmanager
 def opened(disk: Disk, run: str) -> Iterator[str]:
     """Make this run's directory, and remove it with all that is in it. Yields its path. Raises ShareError."""
     path = layout.doctor(run)
     try:
         _make(disk, path)
+        if os.geteuid() == 0:
+            _hand_over(disk)
         yield path
     finally:
         remove(disk, path)
@@ -52,14 +71,34 @@ def _make(disk: Disk, path: str) -> None:
         raise ShareError("make directory", path, error) from error
 
 
+def _hand_over(disk: Disk) -> None:
+    """Let `doctor/` be whose the river is: root may be the first to come to a river that was made without it."""
+    try:
+        owner = os.lstat(f"{disk.root}/{layout.SENTINEL}")
+        fd = os.open(f"{disk.root}/{layout.DOCTOR}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return  # no river yet
+    try:
+        if os.fstat(fd).st_uid != owner.st_uid:
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+    except OSError:
+        pass  # root is nobody there, or owners are the mount's: told as such
+    finally:
+        os.close(fd)
+
+
 def remove(disk: Disk, path: str) -> None:
-    """Remove a run's directory, and the one above it if that was the last; what cannot be removed stays."""
+    """Remove a run's directory; what cannot be removed stays. Where there is no river, the one above it if it is empty.
+
+    A river keeps `doctor/`: who made it anew would be its owner.
+    """
     end = time.monotonic() + GONE_S
     shutil.rmtree(f"{disk.root}/{path}", ignore_errors=True)
     while os.path.lexists(f"{disk.root}/{path}") and time.monotonic() < end:
         time.sleep(0.05)
         shutil.rmtree(f"{disk.root}/{path}", ignore_errors=True)
-    disk.rmdir(layout.DOCTOR)
+    if isinstance(disk, BareDisk):
+        disk.rmdir(layout.DOCTOR)
 
 
 def sweep(disk: Disk, at: str) -> None:

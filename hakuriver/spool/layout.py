@@ -27,13 +27,13 @@ ERRORS = "task_errors"
 CONTAINERS = "hakuriver-containers"
 SHARED_DATA = "shared_data"
 WWW = "www"
-#: What `hakuriver doctor` and a starting daemon try out, each in a directory of its own; gone when they are done.
+#: What `hakuriver doctor` and a starting daemon try out, each in a directory of its own below, gone when they are done.
 DOCTOR = "doctor"
 
 #: What `hakuriver init share` makes, parents first.
 TREE = (
     INCOMING, RECEIPTS, HOST, TAKEN, JOURNAL, "jobs", ACTIVE, DONE, NODES, BELLS, INDEX, ENDINGS,
-    OUTPUTS, ERRORS, CONTAINERS, SHARED_DATA, WWW,
+    OUTPUTS, ERRORS, CONTAINERS, SHARED_DATA, WWW, DOCTOR,
 )  # fmt: skip
 
 #: What the files of one node lie in, below nodes/<node>/.

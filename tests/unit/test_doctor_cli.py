@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from conftest import eventually
 from riverfiles import RiverFiles
 
 from hakuriver.cli import doctor as command
 from hakuriver.cli import run
 from hakuriver.cli.schema import json_schema
-from hakuriver.doctor import machine, pair, probes
+from hakuriver.doctor import examining, machine, pair, probes
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding
 from hakuriver.spool import layout
+from hakuriver.spool.access import Share
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def test_text(river: RiverFiles, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, captured.out.splitlines())) <= 100
     assert captured.err.startswith("hakuriver: ")
     assert "nothing is broken" in captured.err
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
 
 
 def test_json(river: RiverFiles, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +145,76 @@ def test_a_directory_that_is_to_become_a_river(
     assert "init share" in found["mount.river"]["remedy"]
     assert found["share.rename"]["status"] == OK
     assert list(new.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--shared-dir", "RIVER"], ["--with", "n2"]])
+def test_a_share_that_hangs_when_it_is_first_looked_at(
+    river: RiverFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    over, real = threading.Event(), Share.names
+    looked: list[str] = []
+
+    def hangs(share: Share, path: str) -> list[str]:
+        looked.append(threading.current_thread().name)
+        over.wait(20)
+        return real(share, path)
+
+    monkeypatch.setattr(Share, "names", hangs)
+    monkeypatch.setattr(examining, "MOST_S", 0.7)
+    status, document = told(river, capsys, *(a.replace("RIVER", str(river.root)) for a in arguments))
+    over.set()
+    assert status == 0
+    found = {f["check"]: f for f in document["findings"]}
+    assert {"machine.node", "mount.filesystem", "share.hangs", "share.untried"} <= found.keys()
+    assert "not tried: space, write, " in found["share.untried"]["value"]
+    assert looked == ["examines"]
+
+
+#: Goes on trying until it is told to end; what takes long on this machine is left out.
+_LONG = """
+import signal, sys
+from hakuriver.cli import main
+from hakuriver.doctor import machine, probes
+machine.TOOLS = ()
+probes.FULL = {"share.write": probes.document}
+if sys.argv.pop(1) == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "again"), [(signal.SIGTERM, 1), (signal.SIGTERM, 3), (signal.SIGHUP, 1), (signal.SIGINT, 1)]
+)
+def test_a_signal_leaves_nothing(river: RiverFiles, number: signal.Signals, again: int) -> None:
+    with asking(river, "") as process:
+        for _ in range(again):
+            process.send_signal(number)
+            time.sleep(0.001)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err.strip()) == (128 + number, "", "")
+    assert os.listdir(river.root / layout.DOCTOR) == []
+    assert not list((river.root / "nodes/n2").glob("doctor.*"))
+
+
+def test_one_that_ignores_hangups_goes_on(river: RiverFiles) -> None:
+    with asking(river, "nohup") as process:
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert os.listdir(river.root / layout.DOCTOR) == []
+
+
+@contextmanager
+def asking(river: RiverFiles, how: str) -> Iterator[subprocess.Popen[str]]:
+    """A doctor that waits for the answer of a node."""
+    river.describe("n2", [])
+    command = [sys.executable, "-c", _LONG, how, "doctor", "--with", "n2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        eventually(lambda: list((river.root / "nodes/n2").glob("doctor.*")))
+        yield process
 
 
 def test_lines_are_wrapped_and_aligned() -> None:

@@ -16,7 +16,7 @@ from conftest import eventually
 from riverfiles import RiverFiles
 
 from hakuriver import __version__
-from hakuriver.doctor import answering, examining, letters, pair, site
+from hakuriver.doctor import answering, examining, letters, pair, probes, site
 from hakuriver.doctor.examining import Examination
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding, of_status
 from hakuriver.doctor.letters import ANSWER, ASK, Cancelled, Letters, NoLetter
@@ -89,7 +89,7 @@ def test_two_sides_of_one_directory(river: RiverFiles) -> None:
     assert len(answering._started) == 1
     assert len(set(seen)) == 1
     assert not list((river.root / "nodes/n2").glob("doctor.*"))
-    eventually(lambda: not (river.root / layout.DOCTOR).exists())
+    eventually(lambda: not os.listdir(river.root / layout.DOCTOR))
 
 
 def test_two_mounts(river: RiverFiles, scratch: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_node_that_does_not_answer(river: RiverFiles, monkeypatch: pytest.Monk
         measure(river.root)
     assert "same share" in str(silent.value)
     assert not list((river.root / "nodes/n2").glob("doctor.*"))
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
 
 
 def test_a_node_that_falls_silent(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_as_many_at_once_as_may_be(river: RiverFiles, monkeypatch: pytest.Monkey
     for run in runs:
         site.remove(disk, layout.doctor(run))
     eventually(lambda: all(process.poll() is not None for process in answering._started.values()))
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
 
 
 def test_only_one_answers(river: RiverFiles) -> None:
@@ -210,7 +210,7 @@ def test_it_ends_when_the_doctor_has_gone(river: RiverFiles, monkeypatch: pytest
         eventually(lambda: (river.root / layout.doctor(RUN) / f"{ANSWER}-0.json").exists())
     thread.join(10)
     assert not thread.is_alive()
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
 
 
 def test_it_ends_in_time_though_the_doctor_stays(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_letters_come_in_order_and_whole(river: RiverFiles) -> None:
 def test_no_letter_makes_the_directory_anew(river: RiverFiles) -> None:
     with pytest.raises(FileNotFoundError):
         Letters(LocalDisk(str(river.root)), layout.doctor(RUN), ASK, ANSWER).send(a=1)
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
 
 
 # -- what it means
@@ -304,7 +304,7 @@ def test_owners(arguments: tuple[int, int, int, int, int], statuses: list[str]) 
 
 
 def examination(disk: LocalDisk, scratch: Path, other: str | None = None) -> Examination:
-    return Examination(disk, "n1", str(scratch / "state"), other, lambda _: None)
+    return Examination(disk.root, lambda _: disk, "n1", str(scratch / "state"), other, lambda _: None)
 
 
 def test_the_whole_with_another(river: RiverFiles, scratch: Path) -> None:
@@ -330,9 +330,70 @@ def test_a_share_that_hangs_is_not_waited_for(
     made = examination(Hangs(str(river.root)), scratch)
     made.run()
     over.set()
-    (hanging,) = [f for f in made.findings if f.check == "share.hangs"]
-    assert (hanging.status, bool(hanging.remedy)) == (WARNING, True)
-    eventually(lambda: not (river.root / layout.DOCTOR).exists())
+    found = {f.check: f for f in made.findings}
+    assert (found["share.hangs"].status, bool(found["share.hangs"].remedy)) == (WARNING, True)
+    eventually(lambda: not os.listdir(river.root / layout.DOCTOR))
+
+
+def test_what_was_found_until_it_hung_is_told_and_what_was_not_tried(
+    river: RiverFiles, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    def hangs(bench: Bench) -> list[Finding]:
+        over.wait(30)
+        return []
+
+    monkeypatch.setattr(examining, "MOST_S", 2.0)
+    monkeypatch.setitem(probes.FULL, "share.rename", hangs)
+    made = examination(LocalDisk(str(river.root)), scratch, "n2")
+    made.run()
+    told = list(made.findings)
+    over.set()
+    eventually(lambda: not os.listdir(river.root / layout.DOCTOR))
+    found = {f.check: f for f in told}
+    assert {"share.space", "share.write", "share.names", "share.case", "share.hangs"} <= found.keys()
+    assert "share.exclusive" not in found
+    assert "no end of the share: rename" in found["share.hangs"].value
+    left = found["share.untried"]
+    assert left.status == NOTE
+    assert left.value.startswith("not tried: exclusive, listing, ")
+    assert left.value.endswith(", pair (n2)")
+    assert "no time" in left.meaning
+    assert made.findings == told  # whatever the thread that hung still finds
+
+
+def test_what_no_time_was_left_for_is_told(river: RiverFiles, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(bench: Bench) -> list[Finding]:
+        monkeypatch.setattr(examining, "BEGIN_S", 0.0)
+        return [Finding("share.case", OK, "two")]
+
+    monkeypatch.setitem(probes.FULL, "share.case", slow)
+    made = examination(LocalDisk(str(river.root)), scratch)
+    made.run()
+    (left,) = [f for f in made.findings if f.check == "share.untried"]
+    names = [check.removeprefix("share.") for check in probes.FULL]
+    assert left.value == f"not tried: {', '.join(names[names.index('case') + 1 :])}"
+    assert "share.hangs" not in {f.check for f in made.findings}
+
+
+def test_a_whole_examination_says_nothing_of_time(river: RiverFiles, scratch: Path) -> None:
+    made = examination(LocalDisk(str(river.root)), scratch)
+    made.run()
+    assert not {"share.untried", "share.hangs"} & {f.check for f in made.findings}
+    assert {f"share.{name}" for name in ("space", "inodes", "write", "rate")} <= {f.check for f in made.findings}
+
+
+def test_nothing_is_called_broken_of_a_share_that_went_away(
+    river: RiverFiles, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Finding("share.case", BROKEN, "x", "y", "z")
+    monkeypatch.setitem(probes.FULL, "share.case", lambda bench: [broken])
+    monkeypatch.setattr(probes, "still_there", lambda bench: False)
+    made = examination(LocalDisk(str(river.root)), scratch)
+    made.run()
+    assert not of_status(made.findings, BROKEN)
+    assert "share.write" in {f.check for f in made.findings}
 
 
 def test_an_interrupt_leaves_nothing(river: RiverFiles, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +406,7 @@ def test_an_interrupt_leaves_nothing(river: RiverFiles, scratch: Path, monkeypat
     made._over = Interrupts()
     with pytest.raises(KeyboardInterrupt):
         made.run()
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
     assert not list((river.root / "nodes/n2").glob("doctor.*"))
 
 
@@ -365,4 +426,6 @@ def test_a_share_that_cannot_be_written(river: RiverFiles, scratch: Path) -> Non
 
     made = examination(ReadOnly(str(river.root)), scratch, "n2")
     made.run()
-    assert [f.status for f in made.findings if f.group == "share"] == [WARNING]
+    found = {f.check: f for f in made.findings if f.group == "share"}
+    assert found.keys() == {"share.space", "share.inodes", "share.write"}
+    assert (found["share.write"].status, "Read-only" in found["share.write"].value) == (WARNING, True)

@@ -44,7 +44,7 @@ def bench(river: RiverFiles) -> Iterator[Bench]:
     disk = LocalDisk(str(river.root))
     with site.opened(disk, RUN) as at:
         yield Bench(disk, at)
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
 
 
 # -- a directory that does what it should
@@ -54,8 +54,18 @@ def bench(river: RiverFiles) -> Iterator[Bench]:
 def test_all_is_well_on_a_local_disk(bench: Bench, check: str) -> None:
     found = probes.tried(check, probes.FULL[check], bench)
     assert found
-    assert {f.status for f in found} <= {OK, WARNING} if check == "share.space" else {f.status for f in found} == {OK}
+    assert {f.status for f in found} == {OK}
     assert {f.group for f in found} == {"share"}
+
+
+def test_room_is_told_where_nothing_can_be_made(scratch: Path) -> None:
+    (probe,) = probes.BEFORE.values()
+    found = probes.tried("share.space", probe, Bench(LocalDisk(str(scratch)), ""))
+    assert {f.status for f in found} <= {OK, WARNING, NOTE}
+    assert found[0].check == "share.space"
+    gone = str(scratch / "gone")
+    (failed,) = probes.tried("share.space", probe, Bench(LocalDisk(gone), ""))
+    assert (failed.status, failed.value) == (WARNING, f"not tried: cannot use {gone}: No such file or directory")
 
 
 def test_the_quick_part_leaves_nothing_behind(river: RiverFiles) -> None:
@@ -74,7 +84,7 @@ def test_several_may_look_at_once(river: RiverFiles) -> None:
     ]
     told = [process.communicate(timeout=60)[0] for process in running]
     assert all("ok" in each and "broken" not in each and "warning" not in each for each in told), told
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
 
 
 def test_a_race_is_decided_by_who_stands_there(bench: Bench) -> None:
@@ -157,7 +167,7 @@ def test_a_filesystem_that_cannot_keep_the_promises_is_refused(river: RiverFiles
     with pytest.raises(Refused, match="cannot be worked on") as refused:
         refuse_broken(root, log, kind(root))
     assert broken[0].remedy in str(refused.value)
-    assert not (river.root / layout.DOCTOR).exists()
+    assert not os.listdir(river.root / layout.DOCTOR)
 
 
 def test_a_rename_that_both_win_is_said_to_run_tasks_twice(river: RiverFiles) -> None:
@@ -272,6 +282,26 @@ def test_leftovers_are_removed_when_they_are_an_hour_old(river: RiverFiles) -> N
         site.sweep(disk, at)
         assert sorted(os.listdir(river.root / layout.DOCTOR)) == [new, RUN]
     assert sorted(os.listdir(river.root / "nodes/n1")) == [f"doctor.{new}", "node.1.json"]
+
+
+def test_a_river_keeps_the_directory_and_another_does_not(river: RiverFiles, scratch: Path) -> None:
+    with site.opened(LocalDisk(str(river.root)), RUN):
+        pass
+    assert os.listdir(river.root / layout.DOCTOR) == []
+    (scratch / "new").mkdir()
+    with site.opened(site.BareDisk(str(scratch / "new")), RUN):
+        assert os.listdir(scratch / "new") == [layout.DOCTOR]
+    assert os.listdir(scratch / "new") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what is another's")
+def test_what_root_makes_anew_is_the_river_users(river: RiverFiles, caplog: pytest.LogCaptureFixture) -> None:
+    for path in (river.root, *river.root.rglob("*")):
+        os.chown(path, 12345, 12346)
+    (river.root / layout.DOCTOR).rmdir()
+    refuse_broken(str(river.root), log)
+    made = (river.root / layout.DOCTOR).stat()
+    assert (made.st_uid, made.st_gid) == (12345, 12346)
 
 
 # -- the second process
