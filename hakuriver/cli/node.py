@@ -27,7 +27,7 @@ _HEADINGS = ["NODE", "STATE", "CORES", "MEMORY", "TASKS", "LOAD", "CPU", "TEMP",
 def list_nodes(as_json: bool) -> None:
     """List nodes: cores and memory held of all there are, load, and how long each has been silent.
 
-    Comes from the host, which writes it every few seconds.
+    Comes from the host, which writes it when a node changes, and loads every 15 seconds.
 
     \b
     Example:

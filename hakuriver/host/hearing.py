@@ -24,7 +24,7 @@ WITNESS_BEATS = 2
 SILENT_BEATS = 1.5
 #: Seconds between two listings of nodes/, of the heartbeats of a node that is offline, and of the events of one whose
 #: bell tells of none.
-NODES_EVERY_S, OFFLINE_EVERY_S, EVENTS_EVERY_S = 5.0, 5.0, 30.0
+NODES_EVERY_S, OFFLINE_EVERY_S, EVENTS_EVERY_S = 5.0, 5.0, 60.0
 
 
 class Seen:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,9 @@ def lab() -> Iterator[Lab]:
     SCRATCH.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=SCRATCH, prefix="lab"))
     found = lab_of(FS)(directory)
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # a lab that is left lies there for good
     try:
         found.up()
         yield found

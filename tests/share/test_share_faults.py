@@ -6,6 +6,7 @@ Each time there run, on each node, a task that must not be disturbed (no retries
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import threading
 import time
@@ -59,7 +60,7 @@ class Load:
             found = river.ended(job, WELL_S)
             assert (found.state, found.exit_code, found.tasks[0].attempt) == ("failed", 7, 1), found
             assert_whole(river.out(job))
-            assert longest_gap(river, job) < 3.0, "it was disturbed"
+            assert longest_gap(river, job) < 5.0, "it was disturbed"
         ended = {}
         for job in self.reruns:
             river.until(job, lambda found: found.counts.get("running") == 1, WELL_S)
@@ -176,8 +177,7 @@ def test_a_mount_is_killed_and_mounted_again(river: River, lab: Lab, mended: Non
             eventually(
                 lambda: daemon.log[load.logs[repr(daemon)] :].strip(), 60, f"{daemon} says that the share is away"
             )
-        names = river.machines[machine].do("names", path=lab.root(machine)) if machine != CLIENT else []
-        assert names == [], "nothing is made where the share is not"
+            assert daemon.machine.do("names", path=lab.root(machine)) == [], "nothing is made where the share is not"
     except MachineError as error:
         assert "ENOTCONN" in str(error) or "not connected" in str(error), error
     finally:
@@ -242,7 +242,7 @@ def test_the_host_is_cut_off(river: River, lab: Lab, mended: None) -> None:
     lab.cut(HOST)
     waits = river.submit(noted("echo waited"))
     last_for(river.timing["lease"] + river.timing["lease_margin"] + river.timing["offline_after"])
-    assert river.host.log[load.logs[repr(river.host)] :].strip(), "it says that something is wrong"
+    assert re.search(r"has not answered|cannot|no river\.json", river.host.log[load.logs[repr(river.host)] :])
     lab.mend(HOST)
     assert river.ended(waits, WELL_S).state == "completed"
     ended = load.end()
@@ -271,6 +271,7 @@ def test_all_nodes_are_cut_off_at_once(river: River, lab: Lab, mended: None) -> 
 @pytest.mark.parametrize("what", ["full", "read-only"])
 def test_the_export_takes_no_more(river: River, lab: Lab, what: str) -> None:
     load = Load(river)
+    began = time.monotonic()
     try:
         (lab.fill if what == "full" else lab.read_only)()
     except LabError as error:
@@ -285,4 +286,6 @@ def test_the_export_takes_no_more(river: River, lab: Lab, what: str) -> None:
         last_for(river.timing["lease"] * 0.3)
     finally:
         (lab.unfill if what == "full" else lab.read_write)()
-    load.end()
+    shorter = time.monotonic() - began < river.timing["lease"] - 2 * river.timing["heartbeat_interval"]
+    attempts = load.attempts(load.end())
+    assert attempts == [1, 1] or (not shorter and max(attempts) <= 2)
