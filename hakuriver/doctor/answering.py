@@ -173,8 +173,6 @@ class Answerer:
 
 def main(shared_dir: str, run: str) -> int:
     """Answer one doctor; return the exit status."""
-    # A share that hangs holds the thread that uses it; this one ends the process all the same.
-    threading.Timer(LIFE_S + 5, os._exit, (1,)).start()
     try:
         answer(LocalDisk(shared_dir), run)
     except (ShareError, OSError, NoLetter, letters.Cancelled):
@@ -183,5 +181,7 @@ def main(shared_dir: str, run: str) -> int:
 
 
 if __name__ == "__main__":
+    # A share that hangs holds the thread that uses it; another one ends the process all the same.
+    threading.Timer(LIFE_S + 5, os._exit, (1,)).start()
     status = main(*sys.argv[1:])
     os._exit(status)
