@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from hakuriver.records import Event, EventBatch, Heartbeat, NodeDescription
 from hakuriver.settings import Timing
 from hakuriver.spool import files, layout
-from hakuriver.spool.files import Disk
+from hakuriver.spool.files import Disk, ShareError
 from hakuriver.spool.layout import Bell, NodePaths
 
 #: Changes of another node's heartbeat, after a lease ran out, that make it a witness.
@@ -61,9 +61,13 @@ class Hearing:
         self._nodes_at = float("-inf")
 
     def listen(self) -> None:
-        """List the bells of all nodes."""
+        """List the bells of all nodes. They are hints: where they cannot be listed, nodes are heard without."""
         self._bells = {}
-        for name in files.names(self._disk, layout.BELLS):
+        try:
+            names = files.names(self._disk, layout.BELLS)
+        except ShareError:
+            return
+        for name in names:
             bell = layout.parse_bell(name)
             if bell is not None and bell > self._bells.get(bell.node, (bell.node,)):
                 self._bells[bell.node] = bell

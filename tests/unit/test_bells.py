@@ -120,6 +120,16 @@ def test_a_node_without_a_bell_is_heard_all_the_same(disk: Listed) -> None:
         assert ear.round() == ["n1"]
 
 
+def test_bells_that_cannot_be_listed_are_done_without(disk: Listed) -> None:
+    ear = Ear(disk)
+    beat(disk, "n1", 1)
+    os.rename(f"{disk.root}/bells", f"{disk.root}/bells.away")
+    Path(disk.root, "bells").touch()  # ENOTDIR, as a stand-in for any error
+    for seq in range(2, 5):
+        beat(disk, "n1", seq, ring=False)
+        assert ear.round() == ["n1"]
+
+
 def test_a_bell_that_has_stuck_makes_no_node_silent(disk: Listed) -> None:
     """Its heartbeats are looked at when the bell is silent: they are what counts."""
     ear = Ear(disk)
