@@ -12,6 +12,7 @@ from collections import Counter
 #: What `make test` never runs: what takes too long, and figures, which are no test since they depend on the machine.
 ALWAYS = [
     ("every crash point in every way", "make test-crash"),
+    ("real shared filesystems", "as root: make test-share FS=nfs, gluster, moosefs, cifs, sshfs"),
     ("speed", "a benchmark, never a test: make bench"),
     ("demo with set-up", "make demo"),
 ]
