@@ -31,7 +31,7 @@ HOST, CLIENT, STANDBY = "a", "d", "d"
 
 #: Seconds of the river's clocks on a local disk, and on a network filesystem, where a round may take a second.
 LOCAL_TIMING = {
-    "heartbeat_interval": 0.3, "offline_after": 1.8, "lease": 4.5, "lease_margin": 1.5, "kill_grace": 0.5,
+    "heartbeat_interval": 0.25, "offline_after": 1.5, "lease": 3.5, "lease_margin": 1.0, "kill_grace": 0.3,
     "poll_interval": 0.1,
 }  # fmt: skip
 NETWORK_TIMING = {
@@ -191,9 +191,13 @@ class River:
         self.all_work()
         for other in (self.standby, self.third):
             other.stop_if_running()
-        for daemon in (self.host, *self.runners.values()):
-            if daemon.pid is None or not daemon.running:
-                daemon.start()
+        if not self.host.running:
+            since = len(self.host.log)
+            self.host.start()
+            eventually(lambda: "leading, term" in self.host.log[since:], 120, "the host leads")
+        for runner in self.runners.values():
+            if not runner.running:
+                runner.start()
         self.online(*self.runners)
         for job in self.submitted:
             if not self.job(job).over:

@@ -17,7 +17,7 @@ from share.river import HOST, Daemon, River, eventually, noted, ticking
 pytestmark = pytest.mark.timeout(600)
 
 HALTING = Path(__file__).with_name("halting.py")
-#: Verbs tried where a lease takes its time: those at which something becomes true for others.
+#: Verbs tried everywhere: those at which something becomes true for others. All of them: make test-share FS=local.
 FEW = ("take", "commit", "dispatch")
 
 

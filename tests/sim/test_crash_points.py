@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hakuriver.host import snapshots
+from hakuriver.spool import pace
 from sim.actors import Actor, RunnerActor
 from sim.disk import Point
 from sim.oracle import judge
@@ -28,6 +29,7 @@ LIMIT_S = 200.0
 @pytest.fixture(autouse=True)
 def checkpoint_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that checkpoints are among the operations."""
+    monkeypatch.setattr(pace, "QUICK_S", 0.5)  # or looks at what has not changed would be most of the operations
     monkeypatch.setattr(snapshots, "CHECKPOINT_ENTRIES", 4)
     monkeypatch.setattr(snapshots, "BYTES_PER_JOB", 8)
 
