@@ -362,7 +362,12 @@ class Host:
         if self._every("sweep", SWEEP_S):
             for entry in self.door.find_taken():
                 self.forget_taken(entry)  # its removal met a share that was just going away
-        if self._every("revoked", SWEEP_S if any(n.documents for n in self.state.nodes.values()) else SWEEP_IDLE_S):
+            self._sweep_revoked()
+
+    def _sweep_revoked(self) -> None:
+        """Seldom, as long as nothing is unclaimed or taken back: it lists a directory of every node."""
+        open_ones = self.liveness.revoked or any(node.documents for node in self.state.nodes.values())
+        if self._every("revoked", SWEEP_IDLE_S) or open_ones:
             for change in self.liveness.sweep_revoked(self.now()):
                 self.decide(change)
 

@@ -27,6 +27,7 @@ class Liveness:
         self._term = term
         self._lead_s = 0.0  #: how long this host has observed
         self._drops: dict[str, list[list[Any]]] = {}
+        self.revoked = True  #: documents that were taken back may lie there
         self.cut_off = False  #: some lease is over, and nothing shows that it is not this host that is cut off
 
     def judge(self, names: list[str], now: float) -> list[Change]:
@@ -58,6 +59,7 @@ class Liveness:
             if files.move(self._disk, paths.named("inbox", place), paths.named("revoked", place)):
                 self._disk.sync([paths.dir("inbox"), paths.dir("revoked")])
                 changes.append(["revoked", node.name, place, now])
+                self.revoked = True
         return changes
 
     def _lose(self, node: Node, names: list[str], now: float) -> list[Change]:
@@ -100,6 +102,7 @@ class Liveness:
     def sweep_revoked(self, now: float) -> list[Change]:
         """Remove revoked documents that the node has gone past; find those that a host revoked before it died."""
         changes: list[Change] = []
+        self.revoked = False
         for node in self._state.nodes.values():
             paths = NodePaths(node.name)
             cursor = self._cursor(node.name)
@@ -109,6 +112,8 @@ class Liveness:
                     changes.append(["revoked", node.name, place, now])
                 elif seq < cursor:
                     self._disk.remove(paths.named("revoked", place))
+                    continue
+                self.revoked = True
         return changes
 
     def _cursor(self, node: str) -> int:
