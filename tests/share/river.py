@@ -31,7 +31,7 @@ HOST, CLIENT, STANDBY = "a", "d", "d"
 
 #: Seconds of the river's clocks on a local disk, and on a network filesystem, where a round may take a second.
 LOCAL_TIMING = {
-    "heartbeat_interval": 0.25, "offline_after": 1.5, "lease": 3.5, "lease_margin": 1.0, "kill_grace": 0.3,
+    "heartbeat_interval": 0.3, "offline_after": 1.8, "lease": 6.0, "lease_margin": 1.0, "kill_grace": 0.5,
     "poll_interval": 0.1,
 }  # fmt: skip
 NETWORK_TIMING = {

@@ -57,7 +57,8 @@ class Load:
         for job in self.stays.values():
             finish(river, job)
         for job in self.stays.values():
-            found = river.ended(job, WELL_S)
+            # Of nodes that come back one after the other the first may witness for a moment against the rest.
+            found = river.until(job, lambda now: now.over and now.state != "lost", WELL_S)
             assert (found.state, found.exit_code, found.tasks[0].attempt) == ("failed", 7, 1), found
             assert_whole(river.out(job))
             assert longest_gap(river, job) < 5.0, "it was disturbed"
@@ -190,7 +191,7 @@ def test_a_runner_is_cut_off_for_less_than_the_lease(river: River, lab: Lab, men
     load = Load(river)
     lab.cut("b")
     submitting = Submitting(river)
-    last_for(river.timing["lease"] * 0.4)
+    last_for(river.timing["lease"] * 0.3)
     lab.mend("b")
     submitting.check()
     ended = load.end()
@@ -286,6 +287,7 @@ def test_the_export_takes_no_more(river: River, lab: Lab, what: str) -> None:
         last_for(river.timing["lease"] * 0.3)
     finally:
         (lab.unfill if what == "full" else lab.read_write)()
-    shorter = time.monotonic() - began < river.timing["lease"] - 2 * river.timing["heartbeat_interval"]
+    # What may rerun is stopped a grace and a second early; daemons look again a second after a failure.
+    shorter = time.monotonic() - began < river.timing["lease"] - river.timing["kill_grace"] - 3.0
     attempts = load.attempts(load.end())
     assert attempts == [1, 1] or (not shorter and max(attempts) <= 2)
