@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 import signal
 import sys
@@ -194,7 +195,7 @@ class River:
         if not self.host.running:
             since = len(self.host.log)
             self.host.start()
-            eventually(lambda: "leading, term" in self.host.log[since:], 120, "the host leads")
+            eventually(lambda: self._seen_leading(self.host.log[since:]), 120, "the host leads, and clients see it")
         for runner in self.runners.values():
             if not runner.running:
                 runner.start()
@@ -204,6 +205,10 @@ class River:
                 self.ask("kill", job)
                 self.ended(job)
         self.submitted.clear()
+
+    def _seen_leading(self, log: str) -> bool:
+        terms = re.findall(r"leading, term (\d+)", log)
+        return bool(terms) and self.baton().term >= int(terms[-1])
 
     def mark_logs(self) -> dict[str, int]:
         """How long every daemon's log is now."""
