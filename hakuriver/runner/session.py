@@ -86,10 +86,9 @@ class Session:
     def stirs(self) -> bool:
         """Whether there is anything to do on the share: one listing of the inbox, if nothing else tells."""
         return (
-            self.heart.due()
+            self.due_at() <= self.clock()
             or self.outbox.waiting
             or self.carrier.busy
-            or (self.carrier.due() or float("inf")) <= self.clock()
             or not all(document.handed for document in self.work.documents.values())
             or self.inbox.stirs(self.clock())
         )

@@ -18,6 +18,7 @@ from hakuriver.keeper.client import KeeperLost
 from hakuriver.records import Heartbeat, NodeDescription
 from hakuriver.runner.agent import Runner
 from hakuriver.runner.baton import NodeTaken, Superseded
+from hakuriver.runner.output import PIECE
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import ShareAway, ShareError
 
@@ -455,6 +456,19 @@ def test_many_endings_share_one_sync(stage: Stage) -> None:
     stage.turns(runner)
     assert [stage.output(k) for k in range(20)] == [b"%d" % k for k in range(20)]
     assert disk.syncs == 1
+
+
+def test_much_output_of_a_task_that_runs_is_carried_on_at_once(stage: Stage) -> None:
+    """Piece after piece, and not one with each heartbeat."""
+    runner = stage.runner()
+    stage.keeper.scripts[name()] = runs
+    stage.host.send(starts=[start(["sleep"])])
+    stage.turns(runner, 20)
+    stage.keeper.write(stage.keeper.tasks[(name(), 1)], b"x" * (5 * PIECE))
+    began = stage.clock()
+    stage.turns(runner, 30, seconds=0.05)
+    assert stage.clock() - began < stage.settings.timing.heartbeat_interval
+    assert len(stage.output()) == 5 * PIECE
 
 
 # -- a round that hangs
