@@ -62,15 +62,10 @@ class Hearing:
 
     def listen(self) -> None:
         """List the bells of all nodes. They are hints: where they cannot be listed, nodes are heard without."""
-        self._bells = {}
         try:
-            names = files.names(self._disk, layout.BELLS)
+            self._bells = {bell.node: bell for bell in sorted(files.bells(self._disk))}
         except ShareError:
-            return
-        for name in names:
-            bell = layout.parse_bell(name)
-            if bell is not None and bell > self._bells.get(bell.node, (bell.node,)):
-                self._bells[bell.node] = bell
+            self._bells = {}
 
     def rings(self, name: str, cursor: tuple[int, int], now: float) -> bool:
         """Whether to list a node's events, of which those up to `cursor` are known: always, if it has no bell."""

@@ -109,9 +109,8 @@ class Forgetting(NamedTuple):
             for name in files.names(disk, directory):
                 disk.remove(f"{directory}/{name}")
             disk.rmdir(directory)
-        for name in files.names(disk, layout.BELLS):
-            bell = layout.parse_bell(name)
-            if bell is not None and bell.node == self.node:
+        for bell in files.bells(disk):
+            if bell.node == self.node:
                 disk.remove(bell.path)
 
 

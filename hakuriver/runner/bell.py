@@ -40,7 +40,7 @@ class Ringer:
     def _hang_up(self, bell: Bell) -> None:
         """Give the node the one bell that it is to have: an earlier epoch's is used again."""
         self._disk.mkdir(layout.BELLS)
-        old = [f"{layout.BELLS}/{name}" for name in files.names(self._disk, layout.BELLS) if _is_of(name, bell.node)]
+        old = [found.path for found in files.bells(self._disk) if found.node == bell.node]
         if bell.path in old:
             old.remove(bell.path)
         elif not (old and files.move(self._disk, old.pop(), bell.path)):
@@ -50,8 +50,3 @@ class Ringer:
                 pass  # an earlier try that was reported as failed
         for path in old:
             self._disk.remove(path)
-
-
-def _is_of(name: str, node: str) -> bool:
-    found = layout.parse_bell(name)
-    return found is not None and found.node == node

@@ -457,6 +457,11 @@ def positions(disk: Disk, path: str) -> list[tuple[int, int]]:
     return sorted(place for name in names(disk, path) if (place := layout.parse_entry(name)))
 
 
+def bells(disk: Disk) -> list[layout.Bell]:
+    """The bells of all nodes; of one that is just being given its bell there may be two."""
+    return [bell for name in names(disk, layout.BELLS) if (bell := layout.parse_bell(name))]
+
+
 def present(disk: Disk) -> None:
     """Raise ShareAway unless the sentinel stands at the root."""
     if layout.SENTINEL not in names(disk, ""):
