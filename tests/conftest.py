@@ -40,10 +40,19 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def eventually(condition: Callable[[], object], deadline_s: float = 20.0, every_s: float = 0.02) -> None:
-    """Wait until `condition()` is true; fail after the deadline."""
+def eventually(
+    condition: Callable[[], object], deadline_s: float = 20.0, what: str = "", every_s: float = 0.02
+) -> None:
+    """Wait until `condition()` is true; fail after the deadline, saying `what` did not come about."""
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline_s} s: {condition}")
+            raise AssertionError(f"not within {deadline_s} s: {what or condition}")
         time.sleep(every_s)
+
+
+def assert_whole(output: str) -> None:
+    """What a task prints that counts 0, 1, 2 ... and then prints `end`: without a gap."""
+    *numbers, last = output.splitlines()
+    assert last == "end"
+    assert numbers == [str(n) for n in range(len(numbers))]

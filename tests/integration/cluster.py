@@ -274,7 +274,7 @@ class Cluster:
             return bool(what(last[0]))
 
         try:
-            eventually(holds, deadline_s, 0.05)
+            eventually(holds, deadline_s, every_s=0.05)
         except AssertionError:
             raise AssertionError(f"not within {deadline_s} s: {last[0]}") from None
         found: reading.Job = last[0]

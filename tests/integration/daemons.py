@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import eventually
+from processes import processes
 
 #: How long anything may take before a test gives up: the machine may be busy with other things.
 PATIENCE_S = 40.0
@@ -25,14 +26,6 @@ MIB = 1 << 20
 def boottime() -> float:
     """CLOCK_BOOTTIME in seconds; tasks read the same in /proc/uptime."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def send(pid: int, number: int) -> None:
@@ -70,20 +63,6 @@ def _has_socket(pid: int) -> bool:
         return any(os.readlink(fd).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())
     except FileNotFoundError:
         return False
-
-
-def processes(*words: str) -> list[int]:
-    """Living processes whose command line holds all these words."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it has just ended
-            if command and all(word in command for word in words) and alive(int(entry.name)):
-                found.append(int(entry.name))
-    return found
 
 
 class Daemon:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from cluster import Cluster
 from conftest import eventually
-from daemons import Daemon, alive, send
+from daemons import Daemon, send
+from processes import alive
 
 from hakuriver import client, reading
 

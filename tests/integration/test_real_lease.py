@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster import LOST_AFTER, SHORT, Cluster, ticking, ticks
-from conftest import SCRATCH, eventually
+from conftest import SCRATCH, assert_whole, eventually
 from daemons import PATIENCE_S, Daemon, boottime, can_mount, mount, unmount
 
 from hakuriver import client, reading
@@ -25,12 +25,6 @@ def until_file(path: Path) -> str:
 def counting(end: Path) -> str:
     """Prints 0, 1, 2 ... until a file is there, then `end`."""
     return f"n=0; while [ ! -e {end} ]; do echo $n; n=$((n + 1)); sleep 0.02; done; echo end; exit 7"
-
-
-def assert_whole(output: str) -> None:
-    """What `counting` prints, without a gap."""
-    *numbers, last = output.splitlines()
-    assert (numbers, last) == ([str(n) for n in range(len(numbers))], "end")
 
 
 def runs_again(job: reading.Job) -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from conftest import eventually
-from daemons import MIB, PATIENCE_S, Daemon, can_mount, mount, processes, unmount
+from conftest import assert_whole, eventually
+from daemons import MIB, PATIENCE_S, Daemon, can_mount, mount, unmount
+from processes import processes
 
 from hakuriver.errors import ShareProblem
 from hakuriver.ids import task_name
@@ -19,13 +20,6 @@ SIZE = 24 * MIB  #: of the small share
 def counting(end: Path) -> str:
     """Prints 0, 1, 2 ... until a file is there, then `end`."""
     return f"n=0; while [ ! -e {end} ]; do echo $n; n=$((n + 1)); sleep 0.01; done; echo end"
-
-
-def assert_whole(output: str) -> None:
-    """What `counting` prints, without a gap."""
-    *numbers, last = output.splitlines()
-    assert last == "end"
-    assert numbers == [str(n) for n in range(len(numbers))]
 
 
 def test_a_share_that_is_away_for_a_moment_disturbs_nothing(scratch: Path) -> None:

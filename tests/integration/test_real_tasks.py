@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, ticking, ticks
 from conftest import SCRATCH, eventually
-from daemons import CANARY, MIB, alive
+from daemons import CANARY, MIB
+from processes import alive
 
 from hakuriver.errors import HakuRiverError
 from hakuriver.spool import layout
@@ -503,6 +504,6 @@ def test_nothing_is_left_lying(river: Cluster) -> None:
         return [path for place in places for path in place.iterdir()] + [path for path in local if path.stat().st_size]
 
     try:
-        eventually(lambda: not left(), 30.0, 0.5)
+        eventually(lambda: not left(), 30.0, every_s=0.5)
     except AssertionError:
         raise AssertionError(f"left over: {left()}") from None

@@ -168,7 +168,7 @@ def test_what_is_acknowledged_is_removed_on_both_sides(river: River1) -> None:
         river.host.send()
         return not (river.host.names("events") or river.host.names("claimed") or any(out.iterdir()))
 
-    eventually(settled, PATIENCE_S, 0.2)
+    eventually(settled, PATIENCE_S, every_s=0.2)
     assert river.out() == b"hi\n"
 
 

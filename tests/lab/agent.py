@@ -7,7 +7,6 @@ here is killed. Started as `python agent.py SHARE`, where SHARE is the river's r
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
@@ -17,6 +16,10 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from processes import processes
 
 
 class Agent:
@@ -70,17 +73,7 @@ class Agent:
 
     def processes(self, words: list[str]) -> list[int]:
         """Living processes whose command line holds all these words."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    command = (entry / "cmdline").read_bytes().decode(errors="replace")
-                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                except (FileNotFoundError, ProcessLookupError):
-                    continue  # it has just ended
-                if command and state not in "ZX" and all(word in command for word in words):
-                    found.append(int(entry.name))
-        return found
+        return processes(*words)
 
     def cpu_s(self, pid: int) -> float:
         """CPU time that a process has used, seconds."""
@@ -126,15 +119,6 @@ class Agent:
             return None
         try:
             return Path(path).read_text(errors="replace")
-        except FileNotFoundError:
-            return None
-
-    def read_bytes(self, path: str) -> str | None:
-        """The same, any bytes, as base64."""
-        if os.path.basename(path) not in self.names(os.path.dirname(path)):
-            return None
-        try:
-            return base64.b64encode(Path(path).read_bytes()).decode()
         except FileNotFoundError:
             return None
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from processes import alive
+
 #: The machines: by custom the host's, two runners', and one for clients and the standby host.
 MACHINES = ("a", "b", "c", "d")
 #: The machine whose clock is an hour ahead, where machines have clocks of their own.
@@ -181,11 +183,3 @@ def end(pid: int, patience_s: float = 10.0) -> None:
             return
         except LabError:
             continue
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.base import LabError, alive, run, wait_for
+from processes import alive
+
+from lab.base import LabError, run, wait_for
 
 HERE = Path(__file__).resolve().parent
 #: Where relay listens, in each guest.

@@ -16,7 +16,9 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
-from lab.base import MACHINES, Lab, LabError, alive, install, run, wait_for
+from processes import alive
+
+from lab.base import MACHINES, Lab, LabError, install, run, wait_for
 
 #: The server's address on the bridge, and the machines' (RFC 2544 test addresses; the namespaces lead nowhere else).
 SERVER_ADDRESS = "198.18.77.1"

@@ -20,7 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
-from lab.base import AHEAD, AHEAD_S, MACHINES, Lab, LabError, alive, install, run, wait_for
+from processes import alive
+
+from lab.base import AHEAD, AHEAD_S, MACHINES, Lab, LabError, install, run, wait_for
 from lab.guest import CONTROL, DATA, NO_AVX, Disk, Guest, inside, kill, kill_by_words
 
 PACKAGES = {
@@ -191,17 +193,6 @@ class Machines(Lab):
         """As in Lab. Raises LabError if this lab is not up: what has its name may be another's, in another process."""
         self._must_be_up()
         return self.guests[machine].command(argv)
-
-    def power_off(self, machine: str) -> None:
-        """Cut the machine's power; the disk keeps what was written to it."""
-        self._must_be_up()
-        self.guests[machine].kill()
-
-    def power_on(self, machine: str) -> None:
-        """Boot it again with its disk, and mount again. Raises LabError."""
-        self._must_be_up()
-        self.guests[machine].boot()
-        self.remount(machine)
 
     def cut(self, machine: str) -> None:
         self._port(machine, DISABLED)

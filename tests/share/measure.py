@@ -20,11 +20,12 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from conftest import eventually  # noqa: E402
 from lab import lab_of  # noqa: E402
 from lab.base import Lab  # noqa: E402
 
 from hakuriver.settings import Timing  # noqa: E402
-from share.river import River, eventually, noted  # noqa: E402
+from share.river import River, noted  # noqa: E402
 
 #: Nodes that the host of an idle river has; drops that are timed; seconds of idleness that are measured.
 NODES, DROPS, IDLE_S = 20, 20, 60.0

@@ -9,14 +9,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from conftest import eventually
 from lab.base import Lab
 from lab.machine import Hung, Machine, MachineError
 
@@ -418,29 +417,9 @@ def finish(river: River, job: str) -> None:
         machine.do("write", path=f"{machine.state}/temp/finish-{job}", text="")
 
 
-def assert_whole(output: str) -> None:
-    """What `counting` prints, without a gap."""
-    *numbers, last = output.splitlines()
-    assert last == "end"
-    assert numbers == [str(n) for n in range(len(numbers))]
-
-
-def eventually(condition: Callable[[], object], deadline_s: float, what: str, every_s: float = 0.05) -> None:
-    """Wait until it holds; fail after the deadline."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {deadline_s} s: {what or condition}"
-        time.sleep(every_s)
-
-
 def _toml(sections: dict[str, dict[str, Any]]) -> str:
     lines = []
     for section, values in sections.items():
         lines.append(f"[{section}]")
         lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
-
-
-def quoted(text: str) -> str:
-    """For a shell."""
-    return shlex.quote(text)

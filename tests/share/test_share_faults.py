@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import assert_whole, eventually
 from lab.base import Lab, LabError
 from lab.machine import MachineError
 
 from hakuriver.reading import Job
-from share.river import CLIENT, HOST, NODES, River, assert_whole, counting, eventually, finish, noted, ticking
+from share.river import CLIENT, HOST, NODES, River, counting, finish, noted, ticking
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.with_faults]
 

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import eventually
 from lab.base import Lab
 
 from share.halting import VERBS
-from share.river import HOST, Daemon, River, eventually, noted, ticking
+from share.river import HOST, Daemon, River, noted, ticking
 
 pytestmark = pytest.mark.timeout(600)
 

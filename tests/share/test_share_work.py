@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from conftest import assert_whole, eventually
 from lab.base import AHEAD_S, Lab
 
 from hakuriver.ids import task_name
-from share.river import NODES, STANDBY, River, assert_whole, counting, eventually, finish, noted, quoted, ticking
+from share.river import NODES, STANDBY, River, counting, finish, noted, ticking
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.timeout(600)
 def test_a_file_dropped_by_hand_and_a_command(river: River) -> None:
     """The file is copied onto the share in place, as `cp` does; the answer comes under its own name."""
     job = {"command": ["/bin/sh", "-c", noted("echo by hand")], "workdir": "/", "env": river.lab.environment}
-    text, path = quoted(json.dumps(job)), river.client.path("incoming/mine.json")
+    text, path = shlex.quote(json.dumps(job)), river.client.path("incoming/mine.json")
     status, _, said = river.client.do("shell", script=f"umask 022; printf %s {text} >{path}")
     assert status == 0, said
     receipt = river.receipt("mine")
@@ -141,7 +143,7 @@ def test_who_asked_is_told_by_the_owner_where_owners_are_kept(river: River, lab:
             said
         )
         return
-    job = quoted(json.dumps({"command": ["true"], "workdir": "/"}))
+    job = shlex.quote(json.dumps({"command": ["true"], "workdir": "/"}))
     made, dropped = river.client.path("shared_data/theirs.json"), river.client.path("incoming/theirs.json")
     script = f"umask 022; printf %s {job} >{made} && chown 65534 {made} && mv {made} {dropped}"
     status, _, said = river.client.do("shell", script=script)
