@@ -44,6 +44,9 @@ def shown(value: object) -> str:
 
 
 def _say(text: str, status: int) -> int:
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()  # what was printed before the error comes first
+    except (OSError, ValueError):
+        pass  # perhaps that is what the message is about
     sys.stderr.write(f"hakuriver: {text}\n")
     return status

@@ -68,9 +68,10 @@ def test_a_reader_that_goes_away(river: RiverFiles, environment: Environment) ->
     assert ran.stdout.startswith("JOB")
 
 
-def test_output_that_cannot_be_written(river: RiverFiles, environment: Environment) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written(river: RiverFiles, environment: Environment, unbuffered: str) -> None:
     river.recent(job_row(A))
-    ran = shell("hakuriver task list > /dev/full", environment)
+    ran = shell("hakuriver task list > /dev/full", {**environment, "PYTHONUNBUFFERED": unbuffered})
     assert ran.returncode == 1
     assert "No space left on device" in ran.stderr
     assert "Traceback" not in ran.stderr
