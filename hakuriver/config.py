@@ -20,15 +20,20 @@ DEFAULT_FILE = "~/.hakuriver/config.toml"
 KEYS = {
     section: frozenset(keys.split())
     for section, keys in {
-        "paths": "shared_dir state_dir local_temp_dir host_log_file runner_log_file",
+        "paths": "shared_dir state_dir local_temp_dir numactl_path host_log_file runner_log_file",
         "node": "name",
         "database": "db_file",
         "timing": "heartbeat_interval offline_after lease lease_margin kill_grace poll_interval",
-        "resources": "cores memory",
+        "resources": "cores memory gpus",
         "limits": "output_local reserve_after",
         "retention": "jobs outputs receipts lost_keep",
         "cluster": "admins",
-        "scheduling": "executor",
+        "scheduling": "executor strategy",
+        "environment": "runner_user",
+        "docker": "host container_dir default_container_name initial_base_image tasks_privileged additional_mounts "
+        "network user",
+        "policy": "privileged_users allowed_mounts allow_null tasks_per_user cores_per_user memory_per_user "
+        "gpus_per_user",
         "network": "host_port runner_port",
     }.items()
 }

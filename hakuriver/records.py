@@ -20,8 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from hakuriver import units
-from hakuriver.spool.layout import NODE_NAME
+from hakuriver import targets, units
+from hakuriver.spool.layout import ENVIRONMENT_NAME
 
 #: The format number that this version writes and reads in every document.
 FORMAT = 1
@@ -71,6 +71,8 @@ def _whole(value: object) -> object:
 Argument = Annotated[str, BeforeValidator(lambda v: _plain(v) if isinstance(v, str) else v)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: What a job names as its container if it wants none.
+NO_CONTAINER = targets.NO_CONTAINER
 #: Names in a task's environment that HakuRiver sets itself.
 RESERVED_ENV = "HAKURIVER_"
 
@@ -94,7 +96,11 @@ class RunRequest(DoorModel):
     id: JobId | None = Field(None, description="20 digits, made by the client; the host makes one if it is missing.")
     command: list[Argument] = Field(min_length=1, description="Program and arguments; no shell reads them.")
     name: Annotated[Argument, StringConstraints(max_length=200)] | None = Field(None, description="A name for people.")
-    targets: list[str] = Field([], max_length=1000, description="Nodes; one task runs on each. None: any one node.")
+    targets: list[str] = Field(
+        [],
+        max_length=1000,
+        description="node, node:NUMA, node::GPU,GPU or node:NUMA::GPU; one task runs on each. None: any one node.",
+    )
     cores: Annotated[Whole, Field(ge=0, le=100_000)] = Field(1, description="Cores held; 0 reserves none.")
     memory: Annotated[Whole, Field(ge=1, le=2**60), BeforeValidator(_size)] | None = Field(
         None,
@@ -105,6 +111,13 @@ class RunRequest(DoorModel):
     workdir: Argument | None = Field(None, description="Absolute path on the node; default: shared_data.")
     executor: Literal["auto", "docker", "systemd", "process"] = "auto"
     container: Argument | None = Field(None, description="An environment's name, or NULL for none.")
+    gpus: Annotated[Whole, Field(ge=0, le=64)] = Field(0, description="GPUs for each task, any of its node's.")
+    privileged: bool | None = Field(None, description="docker: all rights on the node; default: the river's.")
+    mounts: list[Argument] | None = Field(
+        None, max_length=100, description="docker: HOST:CONTAINER or HOST:CONTAINER:ro, in place of the river's."
+    )
+    private_network: bool = Field(False, description="No network but a loopback of its own.")
+    private_pid: bool = Field(False, description="It sees its own processes alone.")
     priority: Annotated[Whole, Field(ge=-100, le=100)] = Field(0, description="Higher first; above 0 for admins.")
     time_limit: Annotated[float, Field(gt=0, le=10**9), BeforeValidator(_duration)] | None = Field(
         None,
@@ -126,8 +139,21 @@ class RunRequest(DoorModel):
     @classmethod
     def _nodes(cls, value: list[str]) -> list[str]:
         for target in value:
-            if not NODE_NAME.fullmatch(target):
-                raise ValueError(f"{target!r} is no node name: a-z, 0-9, '.', '_' and '-'")
+            targets.parse(target)
+        return value
+
+    @field_validator("container")
+    @classmethod
+    def _environment_name(cls, value: str | None) -> str | None:
+        if value not in (None, NO_CONTAINER) and not ENVIRONMENT_NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is no environment's name: a-z, 0-9, '.', '_' and '-', at most 63; or NULL")
+        return value
+
+    @field_validator("mounts")
+    @classmethod
+    def _mounts(cls, value: list[str] | None) -> list[str] | None:
+        for mount in value or ():
+            targets.parse_mount(mount)
         return value
 
     @field_validator("env")
@@ -158,6 +184,18 @@ class RunRequest(DoorModel):
     def _count(self) -> RunRequest:
         if task_count(self.array, len(self.targets)) > TASKS_MAX:
             raise ValueError(f"array and targets make more than {TASKS_MAX:,} tasks: split the job")
+        return self
+
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunRequest:
+        problem = targets.conflict(
+            self.executor, self.container, self.targets, self.gpus,
+            docker_only=[name for name in ("privileged", "mounts") if getattr(self, name) is not None],
+            private=[name for name in ("private_network", "private_pid") if getattr(self, name)],
+        )  # fmt: skip
+        if problem:
+            raise ValueError(problem)
         return self
 
 
@@ -193,7 +231,32 @@ class HostRequest(DoorModel):
     )
 
 
-Request = Union[RunRequest, ControlRequest, NodeRequest, HostRequest]  # noqa: UP007 - read by pydantic on 3.10
+class EnvironmentRequest(DoorModel):
+    """Make, start, stop or delete an environment's container on the host; package it; delete a package. For admins."""
+
+    request: Literal[
+        "create-container", "start-container", "stop-container", "delete-container", "create-tar", "delete-tar"
+    ]
+    format: Literal[1] = 1
+    id: JobId | None = None
+    environment: str = Field(description="a-z, 0-9, '.', '_' and '-', at most 63; delete-tar: also <env>-<timestamp>.")
+    image: str | None = Field(None, max_length=255, description="create-container: the image to begin with.")
+
+    @field_validator("environment")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not ENVIRONMENT_NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is no environment's name: a-z, 0-9, '.', '_' and '-', at most 63")
+        return value
+
+    @model_validator(mode="after")
+    def _from_image(self) -> EnvironmentRequest:
+        if (self.image is not None) != (self.request == "create-container"):
+            raise ValueError("image: create-container must name one, nothing else may")
+        return self
+
+
+Request = Union[RunRequest, ControlRequest, NodeRequest, HostRequest, EnvironmentRequest]  # noqa: UP007 - read by pydantic on 3.10
 
 
 def task_count(array: str | None, targets: int) -> int:
@@ -264,6 +327,11 @@ class JobSpec(BaseModel):
     workdir: str | None = None
     executor: str = "auto"
     container: str | None = None
+    gpus: int = 0
+    privileged: bool | None = None
+    mounts: list[str] | None = None
+    private_network: bool = False
+    private_pid: bool = False
     priority: int = 0
     time_limit_s: float | None = None
     retries: int = 0
@@ -324,6 +392,9 @@ class TaskRow(NamedTuple):
     kill: str | None  #: id of the request to kill it
     earlier: list[Attempt]
     executor: str | None  #: which one was chosen for the latest attempt
+    gpus: list[int] = []  #: those it holds, or held
+    environment: str | None = None  #: the package it runs in, `<env>-<timestamp>`; null without a container
+    phase: str = ""  #: what is done for it while assigning: `syncing <package>`; empty else
 
 
 class JobSnapshot(Record):
@@ -355,6 +426,11 @@ class Start(BaseModel):
     uid: int
     spec: JobSpec
     executor: str = "process"
+    environment: str | None = Field(None, description="docker: the package to run in, `<env>-<timestamp>`")
+    image: str | None = Field(None, description="docker: the image's id, as the package's manifest says")
+    privileged: bool = Field(False, description="docker: as the job, or else the river, says")
+    mounts: list[str] = Field([], description="docker: as the job, or else the river, says")
+    network: str = Field("bridge", description="docker: as the river says; none for private_network")
     tasks: list[StartRow]
 
 
@@ -365,6 +441,8 @@ class StartRow(NamedTuple):
     attempt: int
     array_index: int
     rerunnable: bool
+    numa: int | None = None  #: the NUMA node to be bound to
+    gpus: list[int] = []  #: indices of the GPUs that are its own
 
 
 class Control(BaseModel):
@@ -394,7 +472,7 @@ class Dispatch(Record):
 class Event(BaseModel):
     """One thing that happened on a node; which keys count depends on `kind`."""
 
-    kind: Literal["begin", "claimed", "started", "paused", "resumed", "ended", "answer", "unreadable"]
+    kind: Literal["begin", "claimed", "syncing", "started", "paused", "resumed", "ended", "answer", "unreadable"]
     at: float | None = None
     job: JobId | None = None
     k: int | None = None
@@ -419,6 +497,22 @@ class EventBatch(Record):
     events: list[Event]
 
 
+class GpuLoad(BaseModel):
+    """A GPU when a heartbeat was written; null: the driver does not tell."""
+
+    index: int
+    utilization_percent: int | None = None
+    memory_utilization_percent: int | None = None
+    memory_used_bytes: int | None = None
+    graphics_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    fan_percent: int | None = None
+    power_mw: int | None = None
+    power_limit_mw: int | None = None
+    processes: int = Field(0, description="processes that use it, whosever they are")
+
+
 class Load(BaseModel):
     """A node's load when a heartbeat was written."""
 
@@ -428,6 +522,8 @@ class Load(BaseModel):
     load_1m: float = 0.0
     temperature_c: float | None = None
     disk_free_bytes: int | None = None
+    temperature_average_c: float | None = None
+    gpus: list[GpuLoad] = []
 
 
 class Heartbeat(Record):
@@ -443,7 +539,27 @@ class Heartbeat(Record):
     tasks: list[tuple[str, int | None, int]] = Field([], description="attempts running or paused here")
     queued: int = Field(0, description="attempts claimed and not started yet")
     problems: list[str] = []
+    away: dict[str, str] = Field({}, description="executors that cannot be used now, and why")
     at: float
+
+
+class NumaNode(BaseModel):
+    """A NUMA node of a machine."""
+
+    id: int
+    cpus: list[int]
+    memory_bytes: int | None = None
+
+
+class Gpu(BaseModel):
+    """What does not change of a GPU."""
+
+    index: int = Field(description="as NVML numbers them, in the order of their PCI bus ids")
+    uuid: str
+    name: str
+    memory_bytes: int | None = None
+    driver_version: str | None = None
+    pci_bus_id: str | None = None
 
 
 class NodeDescription(Record):
@@ -458,9 +574,19 @@ class NodeDescription(Record):
     memory_bytes: int
     executors: list[str]
     reads: list[int] = Field([FORMAT], description="formats that its runner reads")
-    numa: list[dict[str, Any]] = []
-    gpus: list[dict[str, Any]] = []
+    numa: list[NumaNode] = []
+    gpus: list[Gpu] = []
+    can: list[str] = Field([], description="systemd-numa, systemd-private-network, systemd-private-pid, docker-gpus")
+    engines: dict[str, str] = Field({}, description="versions: docker, systemd, numactl, nvidia driver, cgroup")
     started_at: float
+
+
+class GpuRow(Gpu):
+    """A GPU in index/nodes.json."""
+
+    load: GpuLoad | None = None
+    task: str | None = Field(None, description="the task that holds it")
+    foreign: bool = Field(False, description="processes use it that are no task's")
 
 
 class NodeRow(BaseModel):
@@ -478,6 +604,11 @@ class NodeRow(BaseModel):
     executors: list[str]
     load: Load
     problems: list[str] = []
+    numa: list[NumaNode] = []
+    gpus: list[GpuRow] = []
+    can: list[str] = []
+    engines: dict[str, str] = {}
+    away: dict[str, str] = {}
     heartbeat: str = Field("", description="<epoch>-<seq> of the last one seen")
     silent_s: float = Field(0.0, description="seconds without a new one, by the host's clock")
     version: str = ""
@@ -526,6 +657,50 @@ class EndingsIndex(Record):
     """index/endings/<last three digits>.json: every retained job whose id ends like this."""
 
     jobs: list[str]
+
+
+class Manifest(Record):
+    """hakuriver-containers/<env>-<timestamp>.json: the package beside it, whole once this can be seen."""
+
+    environment: str
+    name: str = Field(description="<env>-<timestamp>; the tarball is <name>.tar")
+    image_id: str = Field(description="sha256:..., as the engine names it")
+    size_bytes: int = Field(description="of the tarball")
+    sha256: str = Field(description="of the tarball, hexadecimal")
+    created_at: float
+    source: str = Field("", description="the image that the environment's container was made from")
+
+
+class ContainerRow(BaseModel):
+    """An environment's container on the host, in index/environments.json."""
+
+    environment: str
+    state: str = Field(description="as the engine says: running, exited, created, paused, ...")
+    image: str
+    created_at: float | None = None
+
+
+class EnvironmentProgress(BaseModel):
+    """A request about environments that is being carried out."""
+
+    request: str
+    kind: str
+    environment: str
+    step: str = Field(description="for people: pulling, committing, saving ...")
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class EnvironmentsIndex(Record):
+    """index/environments.json."""
+
+    at: float
+    host: str
+    engine: str = Field(description="version of the host's Docker engine; empty: none can be reached")
+    problem: str = Field("", description="why none can be reached")
+    containers: list[ContainerRow] = []
+    packages: list[Manifest] = []
+    progress: list[EnvironmentProgress] = []
 
 
 class Entry(Record):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import socket
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from hakuriver import units
+from hakuriver import targets, units
 from hakuriver.config import DEAD_KEYS, ConfigError
-from hakuriver.spool.layout import NODE_NAME
+from hakuriver.spool.layout import ENVIRONMENT_NAME, NODE_NAME
 
 
 def _seconds(value: object) -> object:
@@ -52,10 +53,11 @@ class Paths(Section):
     shared_dir: str = Field("", description="where the share is mounted on this machine")
     state_dir: str = Field("~/.local/state/hakuriver", description="local state of host and runners; never in /tmp")
     local_temp_dir: str = Field("/tmp/hakuriver-temp", description="scratch space of tasks on this node")
+    numactl_path: str = Field("", description="the program numactl; empty: looked for on PATH")
     host_log_file: str = Field("", description="also log to this file; empty: stderr alone")
     runner_log_file: str = Field("", description="also log to this file; empty: stderr alone")
 
-    @field_validator("shared_dir", "state_dir", "local_temp_dir", "host_log_file", "runner_log_file")
+    @field_validator("shared_dir", "state_dir", "local_temp_dir", "numactl_path", "host_log_file", "runner_log_file")
     @classmethod
     def _absolute(cls, value: str) -> str:
         return os.path.abspath(os.path.expanduser(value)) if value else value
@@ -109,6 +111,7 @@ class Resources(Section):
 
     cores: int | None = Field(None, ge=1, description="cores for tasks; default: those that this process may use")
     memory: Bytes | None = Field(None, description="memory for tasks; default: that of the machine")
+    gpus: list[int] | None = Field(None, description="indices of the GPUs for tasks; default: all")
 
 
 class Limits(Section):
@@ -138,7 +141,81 @@ class Cluster(Section):
 class Scheduling(Section):
     """[scheduling]: how tasks are started."""
 
-    executor: str = Field("auto", pattern="^(auto|process)$", description="what `auto` in a job means: auto, process")
+    executor: Literal["auto", "docker", "systemd", "process"] = Field(
+        "auto", description="what `auto` in a job means; auto: the first of docker, systemd, process that can be had"
+    )
+    strategy: Literal["first-fit", "best-fit", "least-loaded", "round-robin"] = Field(
+        "first-fit", description="which node gets a task that may run on several"
+    )
+
+
+class Environment(Section):
+    """[environment]: as whom tasks run on this node."""
+
+    runner_user: str = Field("", description="user of systemd tasks; empty: the runner's own")
+
+
+class Docker(Section):
+    """[docker]: environments and containers."""
+
+    host: str = Field("", description="the engine's socket, as unix:///run/docker.sock; empty: DOCKER_HOST, or that")
+    container_dir: str = Field("hakuriver-containers", description="where packages lie below shared_dir")
+    default_container_name: str = Field("hakuriver-base", description="environment of jobs that name none")
+    initial_base_image: str = Field("", description="image from which the host makes the default environment; or empty")
+    tasks_privileged: bool = Field(False, description="whether jobs are privileged that do not say")
+    additional_mounts: list[str] = Field([], description="mounts of jobs that name none, as /data:/data:ro")
+    network: str = Field("bridge", description="network of containers: bridge, host, none or one of the engine's")
+    user: str = Field("", description="user inside containers, as 1000:1000; empty: the image's own")
+
+    @field_validator("host")
+    @classmethod
+    def _socket(cls, value: str) -> str:
+        if value and not value.startswith("unix:///"):
+            raise ValueError("must be a socket, as unix:///run/docker.sock")
+        return value
+
+    @field_validator("container_dir")
+    @classmethod
+    def _below(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", value):
+            raise ValueError("must be the name of a directory below shared_dir: a-z, 0-9, '.', '_' and '-'")
+        return value
+
+    @field_validator("default_container_name")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not ENVIRONMENT_NAME.fullmatch(value):
+            raise ValueError("must be of a-z, 0-9, '.', '_' and '-', at most 63, beginning and ending alphanumerical")
+        return value
+
+    @field_validator("additional_mounts")
+    @classmethod
+    def _mounts(cls, value: list[str]) -> list[str]:
+        for mount in value:
+            targets.parse_mount(mount)
+        return value
+
+    @property
+    def socket(self) -> str:
+        """Path of the engine's socket."""
+        return (self.host or _docker_host()).removeprefix("unix://")
+
+
+def _docker_host() -> str:
+    named = os.environ.get("DOCKER_HOST", "")
+    return named if named.startswith("unix://") else "unix:///var/run/docker.sock"
+
+
+class Policy(Section):
+    """[policy]: what jobs may ask for; on the host. `*`: everybody; `@admins`: cluster.admins and the host's user."""
+
+    privileged_users: list[str] = Field(["@admins"], description="who may ask for privileged containers")
+    allowed_mounts: list[str] = Field(["*"], description="what of the nodes may be mounted: directories, or *")
+    allow_null: bool = Field(True, description="whether commands may run without a container")
+    tasks_per_user: int | None = Field(None, ge=1, description="tasks of one user that are not over, at most")
+    cores_per_user: int | None = Field(None, ge=1, description="cores that one user's tasks hold at once, at most")
+    memory_per_user: Bytes | None = Field(None, description="memory that one user's tasks hold at once, at most")
+    gpus_per_user: int | None = Field(None, ge=0, description="GPUs that one user's tasks hold at once, at most")
 
 
 class Network(Section):
@@ -160,6 +237,9 @@ class Settings(Section):
     retention: Retention = Retention()
     cluster: Cluster = Cluster()
     scheduling: Scheduling = Scheduling()
+    environment: Environment = Environment()
+    docker: Docker = Docker()
+    policy: Policy = Policy()
     network: Network = Network()
 
     @property

@@ -42,6 +42,8 @@ NODE_TREE = ("inbox", "claimed", "revoked", "events", "heartbeat")
 #: Names that the door takes: a stem and what is asked. Others are left alone.
 DOOR_NAME = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]{0,99}?)\.(json|jsonl|kill|pause|resume|requeue)")
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]|\.(?!\.)){0,61}[a-z0-9]|[a-z0-9]")
+#: An environment: part of file names, image names and container names.
+ENVIRONMENT_NAME = re.compile(r"(?=.{1,63}\Z)[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*")
 
 
 def receipt(name: str) -> str:
@@ -235,6 +237,41 @@ def stderr_path(job: str, index: int | None, attempt: int) -> str:
     return f"{ERRORS}/{output_stem(job, index, attempt)}.err"
 
 
+class Package(NamedTuple):
+    """A packaged environment: `<env>-<timestamp>.tar` with its manifest `<env>-<timestamp>.json` beside it."""
+
+    environment: str
+    timestamp: int  #: seconds since 1970 by the host's clock, strictly increasing for an environment
+
+    @property
+    def name(self) -> str:
+        """<env>-<timestamp>."""
+        return f"{self.environment}-{self.timestamp}"
+
+
+def parse_package(name: str) -> Package | None:
+    """Take `<env>-<timestamp>` apart; the environment's name may end in digits itself."""
+    environment, _, timestamp = name.rpartition("-")
+    if not ENVIRONMENT_NAME.fullmatch(environment) or not (timestamp.isascii() and timestamp.isdigit()):
+        return None
+    return Package(environment, int(timestamp))
+
+
+def tarball(name: str, directory: str = CONTAINERS) -> str:
+    """The tarball of a package; `name`: <env>-<timestamp>."""
+    return f"{directory}/{name}.tar"
+
+
+def manifest(name: str, directory: str = CONTAINERS) -> str:
+    """The manifest of a package, which appears when the tarball is whole."""
+    return f"{directory}/{name}.json"
+
+
+def in_use(name: str, node: str, directory: str = CONTAINERS) -> str:
+    """Says that a node is loading a package: it is not removed meanwhile. `<package>.<node>.loading`, empty."""
+    return f"{directory}/{name}.{node}.loading"
+
+
 def ending_file(job_or_ending: str) -> str:
     """Which file of index/endings/ lists the ids that end like this (its last three digits)."""
     return f"{ENDINGS}/{job_or_ending[-3:]}.json"
@@ -243,6 +280,7 @@ def ending_file(job_or_ending: str) -> str:
 #: Index files that are read by name.
 NODES_INDEX = f"{INDEX}/nodes.json"
 RECENT_INDEX = f"{INDEX}/recent.json"
+ENVIRONMENTS_INDEX = f"{INDEX}/environments.json"
 #: The pages of single jobs.
 JOB_PAGES = f"{WWW}/jobs"
 
