@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Whoever runs make may forbid bytecode; then every start of a command would compile anew.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q $(VENV)/lib
 
-.PHONY: help demo test test-share measure-share test-crash lint format bench clean
+.PHONY: help demo test test-share measure-share test-engines test-crash lint format bench clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -38,6 +38,11 @@ test-share: $(VENV)/.dev  ## the river on a shared filesystem: FS=nfs, gluster, 
 	@mkdir -p build
 	SHARE_FS=$(FS) $(BIN)/pytest tests/share --junitxml=build/share-$(FS).xml $(PYTEST_ARGS)
 	@$(BIN)/python contrib/left_out.py build/share-$(FS).xml
+
+test-engines: $(VENV)/.dev  ## real Docker engines, real systemd on cgroup v1 and v2; as root, installs what it needs
+	@mkdir -p build
+	ENGINES=1 $(BIN)/pytest tests/engines --junitxml=build/engines.xml $(PYTEST_ARGS)
+	@$(BIN)/python contrib/left_out.py build/engines.xml
 
 test-crash: $(VENV)/.dev  ## every crash point of every kind (minutes)
 	SIM_FULL=1 $(BIN)/pytest $(PARALLEL) tests/sim $(PYTEST_ARGS)

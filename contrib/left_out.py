@@ -13,6 +13,7 @@ from collections import Counter
 ALWAYS = [
     ("every crash point in every way", "make test-crash"),
     ("real shared filesystems", "as root: make test-share FS=nfs, gluster, moosefs, cifs, sshfs"),
+    ("real engines: Docker, systemd", "as root: make test-engines"),
     ("speed", "a benchmark, never a test: make bench"),
     ("demo with set-up", "make demo"),
 ]
