@@ -12,12 +12,15 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hakuriver.spool import layout
+
+if TYPE_CHECKING:
+    from lab.dockerd import Dockerd
 
 RIVERS = Path(__file__).resolve().parent.parent / "build" / "bench"
 BIN = Path(sys.executable).parent
@@ -45,8 +48,10 @@ def environment(**more: str) -> dict[str, str]:
 class River:
     """A share with the daemons that were started on it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, engines: Sequence[Dockerd] = ()) -> None:
+        """`engines`: Docker engines of the host and of each runner, in order; none: plain processes."""
         self.directory = directory
+        self._engines = iter(engines)
         self.share = directory / "share"
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.config = self._configure("host", 1)
@@ -57,9 +62,13 @@ class River:
         path = self.directory / f"{name}.toml"
         path.write_text(
             f'[paths]\nshared_dir = "{self.share}"\nstate_dir = "{self.directory / "state" / name}"\n'
-            f'[node]\nname = "{name}"\n[resources]\ncores = {cores}\n[scheduling]\nexecutor = "process"\n'
+            f'[node]\nname = "{name}"\n[resources]\ncores = {cores}\n' + self._executor()
         )
         return path
+
+    def _executor(self) -> str:
+        engine = next(self._engines, None)
+        return f'[docker]\nhost = "unix://{engine.socket}"\n' if engine else '[scheduling]\nexecutor = "process"\n'
 
     def command(self, *arguments: str, text: str | None = None) -> str:
         """Run `hakuriver ARGUMENTS`; return what it printed."""
@@ -155,11 +164,11 @@ class River:
 
 
 @contextmanager
-def river(**runners: int) -> Iterator[River]:
-    """A river with a host and runners of so many cores, for a `with`."""
+def river(engines: Sequence[Dockerd] = (), **runners: int) -> Iterator[River]:
+    """A river with a host and runners of so many cores, for a `with`; `engines`: Docker's, the host's first."""
     RIVERS.mkdir(parents=True, exist_ok=True)
     scatter(RIVERS)
-    made = River(Path(tempfile.mkdtemp(prefix="river.", dir=RIVERS)))
+    made = River(Path(tempfile.mkdtemp(prefix="river.", dir=RIVERS)), engines)
     try:
         made.start_host()
         for name, cores in runners.items():

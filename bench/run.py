@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accepting import array, intake
+from containing import contain
 from figures import Figure, table
 from idling import idle
 from reading import read
@@ -25,7 +26,7 @@ from working import work
 
 MEASURES: dict[str, Callable[[int], list[Figure]]] = {
     "submit": submit, "start": start, "intake": intake, "array": array, "work": work, "tick": tick, "read": read,
-    "idle": idle,
+    "idle": idle, "contain": contain,
 }  # fmt: skip
 
 
