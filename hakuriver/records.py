@@ -16,12 +16,13 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from hakuriver import targets, units
-from hakuriver.spool.layout import ENVIRONMENT_NAME
+from hakuriver.spool.layout import ENVIRONMENT_NAME, parse_package
 
 #: The format number that this version writes and reads in every document.
 FORMAT = 1
@@ -186,16 +187,9 @@ class RunRequest(DoorModel):
             raise ValueError(f"array and targets make more than {TASKS_MAX:,} tasks: split the job")
         return self
 
-
     @model_validator(mode="after")
-    def _fits_together(self) -> RunRequest:
-        problem = targets.conflict(
-            self.executor, self.container, self.targets, self.gpus,
-            docker_only=[name for name in ("privileged", "mounts") if getattr(self, name) is not None],
-            private=[name for name in ("private_network", "private_pid") if getattr(self, name)],
-        )  # fmt: skip
-        if problem:
-            raise ValueError(problem)
+    def _together(self) -> RunRequest:
+        targets.check_together(self.__dict__)
         return self
 
 
@@ -244,8 +238,9 @@ class EnvironmentRequest(DoorModel):
 
     @field_validator("environment")
     @classmethod
-    def _named(cls, value: str) -> str:
-        if not ENVIRONMENT_NAME.fullmatch(value):
+    def _named(cls, value: str, info: ValidationInfo) -> str:
+        package = info.data.get("request") == "delete-tar" and parse_package(value)
+        if not package and not ENVIRONMENT_NAME.fullmatch(value):
             raise ValueError(f"{value!r} is no environment's name: a-z, 0-9, '.', '_' and '-', at most 63")
         return value
 
@@ -368,6 +363,7 @@ class Attempt(NamedTuple):
     signal: int | None
     started_at: float | None
     ended_at: float | None
+    gpus: tuple[int, ...] = ()  #: those it held
 
 
 class TaskRow(NamedTuple):
@@ -392,7 +388,7 @@ class TaskRow(NamedTuple):
     kill: str | None  #: id of the request to kill it
     earlier: list[Attempt]
     executor: str | None  #: which one was chosen for the latest attempt
-    gpus: list[int] = []  #: those it holds, or held
+    gpus: tuple[int, ...] = ()  #: those it holds, or held
     environment: str | None = None  #: the package it runs in, `<env>-<timestamp>`; null without a container
     phase: str = ""  #: what is done for it while assigning: `syncing <package>`; empty else
 
@@ -442,7 +438,7 @@ class StartRow(NamedTuple):
     array_index: int
     rerunnable: bool
     numa: int | None = None  #: the NUMA node to be bound to
-    gpus: list[int] = []  #: indices of the GPUs that are its own
+    gpus: tuple[int, ...] = ()  #: indices of the GPUs that are its own
 
 
 class Control(BaseModel):
@@ -577,7 +573,10 @@ class NodeDescription(Record):
     numa: list[NumaNode] = []
     gpus: list[Gpu] = []
     can: list[str] = Field([], description="systemd-numa, systemd-private-network, systemd-private-pid, docker-gpus")
-    engines: dict[str, str] = Field({}, description="versions: docker, systemd, numactl, nvidia driver, cgroup")
+    engines: dict[str, str] = Field(
+        {}, description="versions: docker, systemd, nvidia (its driver), cgroup; numactl: its path"
+    )
+    cannot: dict[str, str] = Field({}, description="executors and abilities that it has not, and why")
     started_at: float
 
 
@@ -608,10 +607,30 @@ class NodeRow(BaseModel):
     gpus: list[GpuRow] = []
     can: list[str] = []
     engines: dict[str, str] = {}
+    cannot: dict[str, str] = {}
     away: dict[str, str] = {}
     heartbeat: str = Field("", description="<epoch>-<seq> of the last one seen")
     silent_s: float = Field(0.0, description="seconds without a new one, by the host's clock")
     version: str = ""
+
+
+class UserShare(BaseModel):
+    """What one user's tasks hold, or may hold at once (null: as much as there is)."""
+
+    cores: int | None = None
+    memory_bytes: int | None = None
+    gpus: int | None = None
+
+
+class RulesTold(BaseModel):
+    """What the host places by, so that others can tell why a task waits."""
+
+    executor: str = Field("auto", description="what `auto` in a job means")
+    environment: str = Field("", description="of jobs that name none")
+    packages: dict[str, str] = Field({}, description="newest package of each environment")
+    contained: bool = Field(False, description="nothing may run without a container")
+    limit: UserShare | None = Field(None, description="what each user's tasks may hold; null: not limited")
+    users: dict[str, UserShare] = Field({}, description="by uid, what their tasks hold; only where it is limited")
 
 
 class NodesIndex(Record):
@@ -622,6 +641,7 @@ class NodesIndex(Record):
     term: int
     seq: int
     cut_off: bool = Field(False, description="the host may be the one cut off: it frees nothing")
+    rules: RulesTold = RulesTold()
     nodes: list[NodeRow]
 
 
@@ -669,6 +689,7 @@ class Manifest(Record):
     sha256: str = Field(description="of the tarball, hexadecimal")
     created_at: float
     source: str = Field("", description="the image that the environment's container was made from")
+    request: str = Field("", description="the request that it was made for: a repeat of that makes no second one")
 
 
 class ContainerRow(BaseModel):
@@ -698,6 +719,7 @@ class EnvironmentsIndex(Record):
     host: str
     engine: str = Field(description="version of the host's Docker engine; empty: none can be reached")
     problem: str = Field("", description="why none can be reached")
+    default_problem: str = Field("", description="why the default environment is not there yet, though it is to be")
     containers: list[ContainerRow] = []
     packages: list[Manifest] = []
     progress: list[EnvironmentProgress] = []

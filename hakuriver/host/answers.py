@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hakuriver import units
-from hakuriver.host import checking, door
-from hakuriver.host.checking import problem
+from hakuriver import offers
+from hakuriver.host import checking, door, policy
+from hakuriver.host.checking import VALUE_MOST, problem
 from hakuriver.host.door import Asked
 from hakuriver.host.finished import Finished
+from hakuriver.host.fitting import Fitting
 from hakuriver.host.jobs import ONLY, Job
 from hakuriver.ids import JOB_ID_DIGITS, is_job_id, parse_task
-from hakuriver.records import FINAL, ControlRequest, HostRequest, NodeRequest, RunRequest, task_count
+from hakuriver.records import (
+    FINAL,
+    ControlRequest,
+    EnvironmentRequest,
+    HostRequest,
+    NodeRequest,
+    RunRequest,
+    task_count,
+)
+from hakuriver.targets import parse
 
 if TYPE_CHECKING:
     from hakuriver.host.leader import Host
@@ -23,8 +33,6 @@ NODE_DONE = {
     "undrain": "is in service",
     "forget": "is forgotten",
 }
-#: What a job names as its container if it wants none, though a default may be set.
-NO_CONTAINER = "NULL"
 
 
 class Answers:
@@ -50,6 +58,8 @@ class Answers:
             self._control(asked, asked.body)
         elif isinstance(asked.body, NodeRequest):
             self._node(asked, asked.body)
+        elif isinstance(asked.body, EnvironmentRequest):
+            self._order(asked, asked.body)
         else:
             self._housekeeping(asked, asked.body)
         self._host.door.answered(asked.entry)
@@ -60,7 +70,7 @@ class Answers:
             who, own = door.user_name(asked.uid), door.user_name(self._host.own_uid)
             message = f"it belongs to {who}; this river takes requests of {own} alone"
             return [problem("file", asked.taken.name, message, f"ask as {own}, or be one of its cluster.admins")]
-        if isinstance(asked.body, NodeRequest | HostRequest) and not self._is_admin(asked.uid):
+        if isinstance(asked.body, NodeRequest | HostRequest | EnvironmentRequest) and not self._is_admin(asked.uid):
             return [problem("request", asked.kind, "only admins may ask for this", "see cluster.admins on the host")]
         return None
 
@@ -85,7 +95,7 @@ class Answers:
         tasks = 0
         for number, body in enumerate(bodies, 1):
             where = f"line {number}: " if asked.kind == "batch" else ""
-            problems, failed = self._check_job(body, asked.uid)
+            problems, failed = self._check_job(body, asked.uid, tasks)
             if problems:
                 return self._refuse(asked, [{**p, "field": where + p["field"]} for p in problems])
             warnings += [{**p, "field": where + p["field"]} for p in failed]
@@ -108,47 +118,45 @@ class Answers:
             return body.id or self._host.new_id()
         return body.id or asked.taken.request
 
-    def _check_job(self, body: RunRequest, uid: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """What forbids the job, and which of its targets cannot be had; those are taken out of it."""
-        if body.priority > 0 and not self._is_admin(uid):
+    def _check_job(self, body: RunRequest, uid: int, tasks: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """What forbids the job, and which of its targets cannot be had; those are taken out of it.
+
+        `tasks`: of jobs before it in the same request.
+        """
+        admin = self._is_admin(uid)
+        if body.priority > 0 and not admin:
             return [problem("priority", body.priority, "above 0 is for admins", "use 0 or less")], []
-        if body.executor not in ("auto", "process"):
-            return [problem("executor", body.executor, "this version runs plain processes only", "use auto")], []
-        if body.container not in (None, NO_CONTAINER):
-            remedy = f"leave it out, or write {NO_CONTAINER}"
-            return [problem("container", body.container, "this version runs plain processes only", remedy)], []
-        failed = [p for target in body.targets if (p := self._check_target(body, target))]
-        if failed and len(failed) == len(body.targets):
-            return failed, []
+        settings = self._host.settings
+        who = policy.Who(door.user_name(uid), admin, self._state.open_tasks[uid] + tasks)
+        problems = policy.forbidden(body, who, settings.policy, settings.docker) or self._check_environment(body)
+        if problems:
+            return problems, []
+        fitting = Fitting(self._state.nodes, {name: self._host.away(name) for name in self._state.nodes},
+                          self._host.river())  # fmt: skip
+        failed = fitting.on_targets(body)
         bad = {p["value"] for p in failed}
-        body.targets = [target for target in body.targets if target not in bad]
-        return self._check_size(body), failed
+        good = [target for target in body.targets if target[:VALUE_MOST] not in bad]
+        if failed and not good:
+            return failed, []
+        body.targets = good
+        return fitting.anywhere(body), failed
 
-    def _check_target(self, body: RunRequest, target: str) -> dict[str, Any] | None:
-        node = self._state.nodes.get(target)
-        if node is None:
-            known = ", ".join(sorted(self._state.nodes)) or "none"
-            return problem("targets", target, "there is no such node", f"nodes known: {known}")
-        if body.cores > node.cores:
-            return problem("targets", target, f"cores = {body.cores}: {target} has {node.cores}", "ask for no more")
-        if (body.memory or 0) > node.memory_bytes:
-            asked, has = units.format_size(body.memory), units.format_size(node.memory_bytes)
-            return problem("targets", target, f"memory = {asked}: {target} has {has}", "ask for no more")
-        return None
-
-    def _check_size(self, body: RunRequest) -> list[dict[str, Any]]:
-        """A job for any node that no known node could ever run."""
-        nodes = self._state.nodes.values()
-        if body.targets or not nodes:
+    def _check_environment(self, body: RunRequest) -> list[dict[str, Any]]:
+        """Whether there is a package for what can only run in a container."""
+        wishes = offers.wishes_of(body.__dict__)
+        contained = offers.needs_container(wishes, None) or any(parse(target).gpus for target in body.targets)
+        if not contained and body.executor != "docker":
             return []
-        if any(body.cores <= n.cores and (body.memory or 0) <= n.memory_bytes for n in nodes):
+        name = offers.environment(wishes, self._host.river())
+        packages = self._host.packages
+        if name not in packages.newest:
+            packages.look(self._host.boottime(), at_once=True)
+        coming = body.container is None and self._host.settings.docker.initial_base_image
+        if name in packages.newest or coming:
             return []
-        most = max(n.cores for n in nodes)
-        if body.cores > most:
-            return [problem("cores", body.cores, f"no node has so many: the largest has {most}", "ask for no more")]
-        largest = max(n.memory_bytes for n in nodes)
-        message = f"no node has so much and {body.cores} cores: at most {units.format_size(largest)}"
-        return [problem("memory", units.format_size(body.memory), message, "ask for no more")]
+        known = ", ".join(sorted(packages.newest)) or "none"
+        remedy = f"`hakuriver docker create-tar {name}` makes one; environments that have one: {known}"
+        return [problem("container", name, f"there is no package for environment {name}", remedy)]
 
     # -- controls
 
@@ -243,6 +251,13 @@ class Answers:
             ["receipt", self._receipt(asked, "done", text=f"{body.node} {NODE_DONE[body.request]}"), asked.entry]
         )
         return None
+
+    def _order(self, asked: Asked, body: EnvironmentRequest) -> None:
+        """It is carried out once this is committed, and answered when it is done."""
+        self._host.decide(
+            ["order", asked.taken.request, asked.taken.name, body.request, asked.uid, self._host.host_id,
+             body.environment, body.image, asked.entry]
+        )  # fmt: skip
 
     def _housekeeping(self, asked: Asked, body: HostRequest) -> None:
         if body.request == "reindex":

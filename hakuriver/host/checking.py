@@ -12,16 +12,20 @@ from hakuriver.records import (
     JOB_FILE_MAX,
     NESTING_MAX,
     ControlRequest,
+    EnvironmentRequest,
     HostRequest,
     JobSpec,
     NodeRequest,
     RunRequest,
 )
+from hakuriver.targets import Conflict
 
 _MODELS: dict[str, type[BaseModel]] = {"run": RunRequest}
-for _model in (ControlRequest, NodeRequest, HostRequest):
+for _model in (ControlRequest, NodeRequest, HostRequest, EnvironmentRequest):
     _MODELS |= dict.fromkeys(get_args(_model.model_fields["request"].annotation), _model)
 
+#: Characters of a value that are shown.
+VALUE_MOST = 200
 #: Problems told of one file at most.
 PROBLEMS_MOST = 20
 
@@ -46,7 +50,7 @@ def problem(field: str, value: object, message: str, remedy: str | None = None) 
     return {"field": _shown(field), "value": shown, "message": _shown(message, 2000), "remedy": remedy}
 
 
-def _shown(text: str, most: int = 200) -> str:
+def _shown(text: str, most: int = VALUE_MOST) -> str:
     """Half a surrogate pair can be written as JSON, and then the journal could not be read any more."""
     return text[:most].encode("utf-8", "backslashreplace").decode()
 
@@ -125,6 +129,8 @@ def check(found: dict[str, Any]) -> Any:
     """Check a parsed request against its model. Raises Refusal."""
     kind = found.get("request", "run")
     model = _MODELS.get(kind) if isinstance(kind, str) else None
+    if isinstance(kind, str) and kind.startswith("vps"):
+        raise Refusal([problem("request", kind, "this version has no VPS yet", "run a command: request = run")])
     if model is None:
         near = difflib.get_close_matches(str(kind)[:100], _MODELS, n=1, cutoff=0.0)[0]
         raise Refusal([problem("request", kind, "there is no such request", f"did you mean {near}?")])
@@ -142,6 +148,9 @@ def _explain(error: Any, model: type[BaseModel]) -> dict[str, Any]:
         return problem(field, error["input"], "there is no such key", f"the nearest known one is {near[0]}")
     if error["type"] == "missing":
         return problem(field, None, "it must be there", f"add {field!r}")
+    raised = error.get("ctx", {}).get("error")
+    if isinstance(raised, Conflict):
+        return problem(raised.field, raised.value, raised.message, raised.remedy)
     info = model.model_fields.get(str(error["loc"][0])) if error["loc"] else None
     value = None if field == "file" else error["input"]
     remedy = (info.description if info else None) or "`hakuriver schema job` shows what it may hold"
@@ -206,11 +215,18 @@ def touched(kind: str, stem: str) -> ControlRequest:
         raise Refusal([problem("file", f"{stem}.{kind}", message, remedy)], kind=kind) from None
 
 
+#: What is not kept of a job that does not ask for it: thousands of jobs lie in the journal.
+_LEFT_OUT = ("gpus", "private_network", "private_pid")
+
+
 def spec_of(body: RunRequest) -> dict[str, Any]:
     """What is kept of a request to run: records.JobSpec."""
     kept = body.model_dump(exclude={"request", "format", "id"}, exclude_none=True)
     for old, new in (("memory", "memory_bytes"), ("time_limit", "time_limit_s")):
         if old in kept:
             kept[new] = kept.pop(old)
+    for name in _LEFT_OUT:
+        if not kept[name]:
+            del kept[name]
     assert not kept.keys() - JobSpec.model_fields.keys()
     return kept

@@ -14,6 +14,7 @@ import time
 from hakuriver import daemons, memory
 from hakuriver.daemons import RETRY_S, Saying, Stop, boottime
 from hakuriver.doctor.quick import refuse_broken
+from hakuriver.host.environments import Environments
 from hakuriver.host.leader import Host, NotYet, Superseded
 from hakuriver.host.telling import Telling
 from hakuriver.ids import new_job_id
@@ -64,9 +65,12 @@ class Ticking:
             refuse_broken(self._disk.root, log)
         host_id, _lock = self._identity(river)
         telling = Telling(self._disk, self._settings, river.cluster_id)
+        self._environments = Environments(
+            self._disk, self._settings, river.cluster_id, now=time.time, new_id=new_job_id, tell=telling.environments
+        )
         host = Host(
             self._disk, self._settings, host_id, boottime=boottime, now=time.time, new_id=new_job_id,
-            own_uid=os.getuid(), tell=telling.put, lock=inbox_lock,
+            own_uid=os.getuid(), tell=telling.put, lock=inbox_lock, engine=self._environments,
         )  # fmt: skip
         telling.start()
         while not self._stop.asked.is_set():
@@ -99,6 +103,7 @@ class Ticking:
         except Superseded as reason:
             self._saying.say(f"{reason}; this host stands by")
             host.leading = False
+            self._environments.stand_by()
             return STANDBY_S
         except ShareError as error:
             self._saying.say(error)
@@ -138,7 +143,9 @@ class Ticking:
         """Until something comes; `poll` rather than `select`, which is limited to small descriptors."""
         poller = select.poll()
         poller.register(self._stop.wake, select.POLLIN)
+        poller.register(self._environments.bell, select.POLLIN)
         if self._watch.fileno() >= 0:
             poller.register(self._watch.fileno(), select.POLLIN)
         poller.poll(seconds * 1000)
         self._watch.clear()
+        self._environments.hush()

@@ -6,20 +6,25 @@ operation. The daemon around it stands in `daemon.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
-from hakuriver.host import answers, journal, planning, sending
+from hakuriver.host import answers, checking, journal, planning, sending
 from hakuriver.host.ahead import Ahead
 from hakuriver.host.door import Door
+from hakuriver.host.foreign import Foreign
 from hakuriver.host.hearing import EventReader, Hearing
 from hakuriver.host.housekeeping import Housekeeping
 from hakuriver.host.journal import Journal, NotYet, Superseded
 from hakuriver.host.liveness import Liveness
 from hakuriver.host.nodes import Node
+from hakuriver.host.packages import Packages
 from hakuriver.host.recovery import left_over, recover
+from hakuriver.host.requests import Order
+from hakuriver.host.shares import Shares, limit_of
 from hakuriver.host.snapshots import Snapshots
 from hakuriver.host.state import Change
+from hakuriver.offers import River
 from hakuriver.records import FORMAT
 from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
@@ -30,6 +35,19 @@ __all__ = ["Host", "NotYet", "Superseded"]
 
 #: Called with finished jobs' and changed jobs' snapshots (JSON), the nodes' index, and the journal position.
 Tell = Callable[[list[bytes], dict[str, Any], tuple[int, int]], None]
+
+
+class Engine(Protocol):
+    """Whoever carries out orders about environments, beside the ticks; see host/environments.py."""
+
+    def lead(self, baton: layout.Baton, orders: list[Order]) -> None:
+        """This host leads now; `orders` of its own were open when it began: some of each may be done already."""
+
+    def take(self, orders: Iterable[Order], online: frozenset[str]) -> None:
+        """All that are open, committed, in order; those known already are passed over. `online`: names of nodes."""
+
+    def answered(self) -> list[dict[str, Any]]:
+        """Receipts of orders that are done or cannot be, since the last call."""
 
 
 #: Seconds between ticks while something taken is not whole yet.
@@ -55,6 +73,7 @@ class Host:
         own_uid: int,
         tell: Tell | None = None,
         lock: sending.Lock = sending.no_lock,
+        engine: Engine | None = None,
     ) -> None:
         self.disk = disk
         self.settings = settings
@@ -66,6 +85,7 @@ class Host:
         self.own_uid = own_uid
         self.lock = lock
         self.tell = tell
+        self.engine = engine
         self.leading = False
         self._pace = Pace(settings.timing.poll_interval)
         self._watched: tuple[str, float] | None = None  #: baton of another host, and since when it has not changed
@@ -92,7 +112,8 @@ class Host:
     def _begin(self, taken: Journal) -> None:
         """Start from the files; `open` is called again if something cannot be seen yet: the baton is ours then."""
         self.journal = taken
-        self.state, last, answered = recover(self.disk, taken)
+        limit = limit_of(self.settings.policy)
+        self.state, last, answered = recover(self.disk, taken, limit is not None)
         self.changes: list[Change] = []
         self._uncommitted: bytes | None = None
         self.effects: list[sending.Effect] = []
@@ -105,15 +126,23 @@ class Host:
         self.answers = answers.Answers(self)
         self.housekeeping = Housekeeping(self.disk, self.settings.retention)
         self.ahead = Ahead()
+        self.foreign = Foreign()
+        docker = self.settings.docker
+        self.packages = Packages(self.disk, docker.container_dir)
+        self._containers = sending.Containers(docker.tasks_privileged, tuple(docker.additional_mounts), docker.network)
+        self._rules = planning.Rules(strategy=self.settings.scheduling.strategy)
         self._due: dict[str, float] = {}
         self._blocked: dict[Any, float] = {}
         self._told_states: dict[str, str] = {}  #: of the nodes
         self.want_reindex = False
         self.collected: list[str] = []  #: jobs deleted, for whoever tells
         again = self.door.find_taken(answered)
-        self.effects = [*sending.redo(self.state, last), sending.Removals([f"{layout.TAKEN}/{name}" for name in again])]
+        taken_again = sending.Removals([f"{layout.TAKEN}/{name}" for name in again])
+        self.effects = [*sending.redo(self.state, last, self._containers), taken_again]
         #: Nodes with work that they may not have claimed: they are to echo the new term.
         self._ungreeted = {node.name for node in self.state.nodes.values() if node.documents or node.unacknowledged}
+        if self.engine is not None:
+            self.engine.lead(taken.baton, [o for o in self.state.orders.values() if o.host == self.host_id])
         self.leading = True
 
     def release(self) -> None:
@@ -145,8 +174,10 @@ class Host:
         self._take_and_check()  # lists incoming/: where that is not, the share is not
         self._hear()
         self._observe()
+        self._answer_orders()
         self._plan_and_send()
         happened = self._commit()
+        self._give_orders()
         self._checkpoint(not happened)
         self._keep_house(not happened)
         return happened or self.snapshots.behind
@@ -175,6 +206,29 @@ class Host:
         self.door.take(self.journal.baton.term, self.journal.next_seq)
         for asked in self.door.read():
             self.answers.answer(asked)
+
+    def _answer_orders(self) -> None:
+        """Answer what the engine has done, and what can be done by no engine of this host's."""
+        receipts = self.engine.answered() if self.engine and self.state.orders else []
+        for receipt in [*receipts, *(self._cannot(order) for order in self.state.orders.values())]:
+            if receipt and receipt["request"] in self.state.orders:
+                self.decide(["receipt", receipt])
+
+    def _cannot(self, order: Order) -> dict[str, Any] | None:
+        if self.engine is None:
+            why, remedy = "docker unavailable on host: it carries out nothing", "ask a host that runs as a daemon"
+        elif order.host != self.host_id:
+            why = f"host {order.host} took it and leads no longer; what it asks for would be in that host's engine"
+            remedy = "see what is there with `hakuriver docker list-containers`, and ask again"
+        else:
+            return None
+        return order.refusal([checking.problem("environment", order.environment, why, remedy)], self.now())
+
+    def _give_orders(self) -> None:
+        """Have the engine carry out what is committed, and only that."""
+        if self.engine is not None and self.state.orders:
+            online = (name for name in self.state.nodes if not self.hearing.offline(name))
+            self.engine.take(self.state.orders.values(), frozenset(online))
 
     def _hear(self) -> None:
         self.hearing.listen()
@@ -207,6 +261,8 @@ class Host:
         except ShareError:
             self.hearing.pause()
             raise
+        for node in self.state.nodes.values():
+            self.foreign.note(node, self.boottime())
         for name in changed:
             self._heard(name)
         for change in self.liveness.judge(names, self.now()):
@@ -227,27 +283,28 @@ class Host:
             else:
                 self.hearing.seen[name].heartbeat = None  # it cannot be seen yet: the next heartbeat is read too
             return
+        self.foreign.hear(self.state.nodes[name], heartbeat, self.boottime())
         alive = self.liveness.returned(self.state.nodes[name], heartbeat)
         if alive:
             self.decide(["alive", name, alive, self.now()])
 
     def _plan_and_send(self) -> None:
-        placements: dict[str, list[Any]] = {}
+        placements: dict[str, list[planning.Placement]] = {}
         if self.state.queue.shapes:
             for placed in self._plan().placements:
-                job = self.state.jobs[placed.job]
-                attempt = job.live[placed.k].attempt + 1 if placed.k in job.live else 1
-                row = [placed.job, job.wire_k(placed.k), attempt, placed.executor]
-                placements.setdefault(placed.node, []).append(row)
+                placements.setdefault(placed.node, []).append(placed)
         for node in list(self.state.nodes.values()):
             self._send_to(node, placements.get(node.name, []))
 
     def _plan(self) -> planning.Plan:
         rooms = [self._room(n) for n in sorted(self.state.nodes.values(), key=lambda n: n.name) if self._usable(n)]
+        if any("docker" in room.offer.executors for room in rooms):
+            self.packages.look(self.boottime())
+        self._rules.river = self.river()
+        self._rules.shares = self._shares()
         found = planning.plan(
-            self.state.queue, rooms, lambda job: self.state.jobs[job].active, self._long_waiting,
-            auto=self.settings.scheduling.executor,
-        )  # fmt: skip
+            self.state.queue, rooms, lambda job: self.state.jobs[job].active, self._long_waiting, self._rules
+        )
         now = self.boottime()
         for shape in found.blocked:
             self._blocked.setdefault(shape, now)
@@ -256,6 +313,22 @@ class Host:
         }
         return found
 
+    def river(self) -> River:
+        """What holds for all jobs now."""
+        return River(
+            self.settings.scheduling.executor, self.settings.docker.default_container_name, self.packages.newest,
+            not self.settings.policy.allow_null,
+        )  # fmt: skip
+
+    def _shares(self) -> Shares | None:
+        limit = limit_of(self.settings.policy)
+        return Shares(limit, self.state.nodes.values()) if limit else None
+
+    def away(self, name: str) -> dict[str, str]:
+        """Executors of a node that cannot be used now, and why, by its last heartbeat that was read."""
+        seen = self.hearing.seen.get(name)
+        return seen.heartbeat.away if seen and seen.heartbeat else {}
+
     def _usable(self, node: Node) -> bool:
         reads = node.description.get("reads", ())
         return not (node.draining or self.hearing.offline(node.name)) and FORMAT in reads
@@ -263,14 +336,16 @@ class Host:
     def _room(self, node: Node) -> planning.Room:
         return planning.Room(
             node.name, node.cores - node.cores_held, node.memory_bytes - node.memory_held, node.cores,
-            node.memory_bytes, len(node.held), node.executors, *self.ahead.allowance(node.name, self.boottime()),
+            node.memory_bytes, len(node.held), node.offer._replace(away=self.away(node.name)),
+            *self.ahead.allowance(node.name, self.boottime()),
+            set(node.offer.gpus - node.gpus_held.keys()), self.foreign.of(node),
         )  # fmt: skip
 
     def _long_waiting(self, shape: Any) -> bool:
         since = self._blocked.get(shape)
         return since is not None and self.boottime() - since > self.settings.limits.reserve_after
 
-    def _send_to(self, node: Node, placed: list[Any]) -> None:
+    def _send_to(self, node: Node, placed: list[planning.Placement]) -> None:
         """Send one document at most: its place in the journal is its name."""
         greeting = node.name in self._ungreeted
         if self.hearing.offline(node.name) and not greeting:
@@ -282,10 +357,19 @@ class Host:
         if placed or node.controls or drops or late or nudge or greeting:
             self._send(node, placed, drops)
 
-    def _send(self, node: Node, placed: list[Any], drops: list[Any]) -> None:
+    def _send(self, node: Node, placed: list[planning.Placement], drops: list[Any]) -> None:
         controls = list(node.controls)
         self._ungreeted.discard(node.name)
-        self.decide(["send", node.name, placed, controls, drops, node.previous, list(node.cursor)])
+        images = {start.package: self.packages.image(start.package) for start in placed if start.package}
+        change = ["send", node.name, [self._row(start) for start in placed], controls, drops, node.previous,
+                  list(node.cursor)]  # fmt: skip
+        self.decide([*change, images] if images else change)
+
+    def _row(self, placed: planning.Placement) -> list[Any]:
+        job = self.state.jobs[placed.job]
+        attempt = job.live[placed.k].attempt + 1 if placed.k in job.live else 1
+        row = [placed.job, job.wire_k(placed.k), attempt, placed.executor]
+        return [*row, list(placed.gpus), placed.package] if placed.gpus or placed.package else row
 
     # -- committing
 
@@ -305,7 +389,9 @@ class Host:
         assert self._uncommitted is not None
         self.journal.commit(self._uncommitted)
         size, self._uncommitted = len(self._uncommitted), None
-        self.effects += sending.effects(self.state, self.changes, self.journal.baton.term, self.journal.baton.seq)
+        self.effects += sending.effects(
+            self.state, self.changes, self.journal.baton.term, self.journal.baton.seq, self._containers
+        )
         self.changes = []
         self.snapshots.grown(size)
         self.snapshots.committed(self.journal.baton.seq)
@@ -393,8 +479,17 @@ class Host:
         baton = self.journal.baton
         return {
             "format": FORMAT, "at": self.now(), "host": self.host_id, "term": baton.term, "seq": baton.seq,
-            "cut_off": self.liveness.cut_off,
+            "cut_off": self.liveness.cut_off, "rules": self._rules_told(),
             "nodes": [self._node_row(node) for _, node in sorted(self.state.nodes.items())],
+        }  # fmt: skip
+
+    def _rules_told(self) -> dict[str, Any]:
+        """What placement goes by, so that others can tell why a task waits: records.RulesTold."""
+        river, shares = self.river(), self._shares()
+        return {
+            "executor": river.executor, "environment": river.environment, "packages": dict(river.packages),
+            "contained": river.contained, "limit": shares.limit._asdict() if shares else None,
+            "users": shares.told() if shares else {},
         }  # fmt: skip
 
     def _state_of(self, node: Node) -> str:

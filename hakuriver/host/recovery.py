@@ -8,7 +8,7 @@ from hakuriver.host import sending
 from hakuriver.host.jobs import Job
 from hakuriver.host.journal import Journal, NotYet
 from hakuriver.host.nodes import Node
-from hakuriver.host.requests import OpenRequest
+from hakuriver.host.requests import OpenRequest, Order
 from hakuriver.host.state import State
 from hakuriver.records import Entry
 from hakuriver.spool import files, layout
@@ -23,10 +23,10 @@ class Recovered(NamedTuple):
     answered: set[str]  #: names in host/taken/ that the entries answer: a power cut may have brought them back
 
 
-def recover(disk: Disk, journal: Journal) -> Recovered:
-    """Build the state. Raises NotYet while something that must be there cannot be seen."""
+def recover(disk: Disk, journal: Journal, by_user: bool = False) -> Recovered:
+    """Build the state; `by_user`: see `State`. Raises NotYet while something that must be there cannot be seen."""
     entries = journal.load()
-    state = State()
+    state = State(by_user)
     if entries:
         _restore(disk, state, entries[0])
     for entry in entries:
@@ -46,6 +46,7 @@ def _restore(disk: Disk, state: State, entry: Entry) -> None:
     state.admission = saved["admission"]
     state.nodes = {name: Node.restore(name, node) for name, node in saved["nodes"].items()}
     state.requests = {name: OpenRequest.restore(name, waiting) for name, waiting in saved["requests"].items()}
+    state.orders = {name: Order(*order) for name, order in saved.get("orders", {}).items()}
     for path in saved["jobs"]:
         try:
             job = Job.load(disk.read(path))

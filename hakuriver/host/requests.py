@@ -1,8 +1,8 @@
-"""Requests whose answer takes time: kill, pause, resume."""
+"""Requests whose answer takes time: kill, pause, resume; and those about environments."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class OpenRequest:
@@ -41,4 +41,30 @@ class OpenRequest:
         return {
             "format": 1, "request": self.request, "name": self.name, "kind": self.op, "outcome": "done", "at": at,
             "uid": self.uid, "answers": answers,
+        }  # fmt: skip
+
+
+class Order(NamedTuple):
+    """A request about environments that one host has taken, and is to carry out on its engine."""
+
+    request: str
+    name: str  #: file name it was dropped under
+    kind: str  #: create-container, create-tar ...
+    uid: int
+    host: str  #: id of the host that took it: the containers live in its engine
+    environment: str  #: of delete-tar also a package's name
+    image: str | None
+
+    def refusal(self, problems: list[dict[str, Any]], at: float) -> dict[str, Any]:
+        """The answer when it could not be done: records.Receipt."""
+        return {**self._answer("refused", at), "errors": problems}
+
+    def receipt(self, text: str, at: float) -> dict[str, Any]:
+        """The answer when it is done: records.Receipt."""
+        return {**self._answer("done", at), "text": text}
+
+    def _answer(self, outcome: str, at: float) -> dict[str, Any]:
+        return {
+            "format": 1, "request": self.request, "name": self.name, "kind": self.kind, "outcome": outcome, "at": at,
+            "uid": self.uid,
         }  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from hakuriver.host.jobs import ONLY
+from hakuriver.host.jobs import ONLY, Job
 from hakuriver.host.state import Change, State
 from hakuriver.ids import is_job_id, position
 from hakuriver.records import FORMAT, Entry
@@ -117,7 +117,18 @@ class Forgetting(NamedTuple):
 Effect = Receipts | Document | Repeated | Removals | Forgetting
 
 
-def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Effect]:
+class Containers(NamedTuple):
+    """What the river is set to for containers whose jobs do not say."""
+
+    privileged: bool = False
+    mounts: tuple[str, ...] = ()
+    network: str = "bridge"
+
+
+PLAIN = Containers()
+
+
+def effects(state: State, changes: list[Change], term: int, seq: int, containers: Containers = PLAIN) -> list[Effect]:
     """What the changes of entry `seq` cause, dispatches first, since somebody waits for them."""
     receipts = Receipts([], [])
     taken: list[str] = []
@@ -125,7 +136,7 @@ def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Ef
     for change in changes:
         kind = change[0]
         if kind == "send":
-            documents.append(document(state, change, position(term, seq)))
+            documents.append(document(state, change, position(term, seq), containers))
         elif kind == "forget":
             documents.append(Forgetting(change[1]))
         elif kind in ("jobs", "receipt"):
@@ -142,15 +153,15 @@ def effects(state: State, changes: list[Change], term: int, seq: int) -> list[Ef
 
 def taken_by(change: Change) -> str | None:
     """The name in host/taken/ of the request that a change answers, if it answers one."""
-    named = change[0] in ("jobs", "receipt", "control") and len(change) > 2
+    named = change[0] in ("jobs", "receipt", "control", "order") and len(change) > 2
     return change[-1] if named and isinstance(change[-1], str) else None
 
 
-def redo(state: State, last: Entry | None) -> list[Effect]:
+def redo(state: State, last: Entry | None, containers: Containers = PLAIN) -> list[Effect]:
     """The effects of the last committed entry once more, and documents that nobody has claimed yet."""
     if last is None:
         return []
-    return [repeated(effect) for effect in effects(state, last.changes, last.term, last.seq)]
+    return [repeated(effect) for effect in effects(state, last.changes, last.term, last.seq, containers)]
 
 
 def repeated(effect: Effect) -> Effect:
@@ -158,27 +169,48 @@ def repeated(effect: Effect) -> Effect:
     return Repeated(effect) if isinstance(effect, Document) else effect
 
 
-def document(state: State, change: Change, place: str) -> Document:
+def document(state: State, change: Change, place: str, containers: Containers = PLAIN) -> Document:
     """The inbox document of a `send`: records.Dispatch."""
-    _, node_name, tasks, controls, drops, previous, acknowledged = change
-    starts: dict[str, dict[str, Any]] = {}
-    for job_id, wire_k, attempt, executor in tasks:
+    _, node_name, tasks, controls, drops, previous, acknowledged, *more = change
+    images: dict[str, str] = more[0] if more else {}
+    starts: dict[tuple[str, str, str | None], dict[str, Any]] = {}
+    for job_id, wire_k, attempt, executor, *chosen in tasks:
         job = state.jobs.get(job_id)
         if job is None:
             continue  # over since, in a replay
-        start = starts.get(job_id)
+        gpus, package = chosen or ([], None)
+        start = starts.get((job_id, executor, package))
         if start is None:
-            start = starts[job_id] = {
-                "job": job_id, "name": job.spec.get("name"), "uid": job.uid, "spec": job.spec, "executor": executor,
-                "tasks": [],
-            }  # fmt: skip
-        k = ONLY if wire_k is None else wire_k
-        task = job.live.get(k)
-        spent = task.retries_spent if task else 0
-        start["tasks"].append([wire_k, attempt, job.array_index(k), spent < job.spec.get("retries", 0)])
+            start = starts[job_id, executor, package] = _start(job, executor, package, images, containers)
+        start["tasks"].append(_row(job, wire_k, attempt, gpus))
     data = {
         "format": FORMAT, "node": node_name, "term": int(place.split("-")[0]), "place": place, "previous": previous,
         "ack_epoch": acknowledged[0], "ack_seq": acknowledged[1], "starts": list(starts.values()),
         "controls": controls, "drop": drops,
     }  # fmt: skip
     return Document(node_name, place, json.dumps(data, separators=(",", ":")).encode() + b"\n")
+
+
+def _start(
+    job: Job, executor: str, package: str | None, images: dict[str, str], containers: Containers
+) -> dict[str, Any]:
+    """The common part of some tasks of a job: records.Start."""
+    start = {"job": job.id, "name": job.spec.get("name"), "uid": job.uid, "spec": job.spec, "executor": executor}
+    if executor == "docker":
+        privileged, mounts = job.spec.get("privileged"), job.spec.get("mounts")
+        start |= {
+            "environment": package, "image": images.get(package or ""),
+            "privileged": containers.privileged if privileged is None else privileged,
+            "mounts": list(containers.mounts) if mounts is None else mounts,
+            "network": "none" if job.wishes.private_network else containers.network,
+        }  # fmt: skip
+    return {**start, "tasks": []}
+
+
+def _row(job: Job, wire_k: int | None, attempt: int, gpus: list[int]) -> list[Any]:
+    """One of them, without columns at its end that say nothing: records.StartRow."""
+    k = ONLY if wire_k is None else wire_k
+    task, target = job.live.get(k), job.target(k)
+    spent, numa = task.retries_spent if task else 0, target.numa if target else None
+    row = [wire_k, attempt, job.array_index(k), spent < job.spec.get("retries", 0)]
+    return row if numa is None and not gpus else [*row, numa, gpus]

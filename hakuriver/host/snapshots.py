@@ -128,6 +128,7 @@ class Snapshots:
             "admission": state.admission,
             "nodes": {name: node.checkpoint() for name, node in state.nodes.items()},
             "requests": {name: waiting.checkpoint() for name, waiting in state.requests.items()},
+            "orders": {name: list(order) for name, order in state.orders.items()},
             "jobs": [job.saved_path for job in state.jobs.values()],
         }
 

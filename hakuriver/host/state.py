@@ -7,12 +7,15 @@ through it, so that both come to the same state. Changes hold no objects and dep
 Kinds of change, with their arguments (k is an index, or null for a job's only task):
 
     jobs     receipt, owner, [[job, spec]...], taken             accepted; `taken`: its name in host/taken/
-    receipt  receipt, taken                                     an answer that needs no waiting
+    receipt  receipt, taken                                     an answer that needs no waiting, or ends an order's
+    order    request, name, op, uid, host, environment, image, taken    asked of the engine of that host
     control  request, name, op, uid, at, [[job, k]...], [[task, ok, outcome]...], taken    asked of tasks
     events   node, epoch, seq, [event...]                       a batch heard, records.Event
     alive    node, [[job, k, attempt]...], at                   lost or retried, yet found running there
-    send     node, [[job, k, attempt, executor]...], [control...], [drop...], previous, [epoch, seq]    a document for
-             its inbox; previous: place of the one before; [epoch, seq]: events acknowledged
+    send     node, [[job, k, attempt, executor, gpus, package]...], [control...], [drop...], previous, [epoch, seq],
+             images    a document for its inbox; previous: place of the one before; [epoch, seq]: events acknowledged;
+             images: {package: image id}; what has neither GPUs nor a package ends with its executor, and a document
+             without packages with [epoch, seq]
     revoked  node, place, at                                    a document taken back unclaimed
     lost     node, [[job, k, attempt]...], at                   claimed there, and the lease and margin are over
     end      job, k, state, cause, reason, at                   ended by the host: never started
@@ -27,14 +30,15 @@ Kinds of change, with their arguments (k is an index, or null for a job's only t
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from hakuriver.host import endings
 from hakuriver.host.jobs import ONLY, Job, Task
-from hakuriver.host.nodes import Node
+from hakuriver.host.nodes import Held, Node
 from hakuriver.host.queue import Queue
-from hakuriver.host.requests import OpenRequest
+from hakuriver.host.requests import OpenRequest, Order
 from hakuriver.ids import position, task_name
 from hakuriver.records import FINAL, HOLDING
 from hakuriver.spool import layout
@@ -45,18 +49,22 @@ Change = list[Any]
 class State:
     """Jobs that are not over, nodes, requests that wait for their answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_user: bool = False) -> None:
+        """`by_user`: some resource is limited for each user, see `Queue`."""
         self.jobs: dict[str, Job] = {}
         self.nodes: dict[str, Node] = {}
         self.requests: dict[str, OpenRequest] = {}
-        self.queue = Queue()
+        self.orders: dict[str, Order] = {}  #: about environments, by request, in the order in which they came
+        self.queue = Queue(by_user)
+        self.open_tasks: Counter[int] = Counter()  #: of each user: those that are not over
         self.admission = 0
         self.term = 0
         self.seq = 0  #: of the entry whose changes are being applied
         self.touched: dict[str, None] = {}  #: jobs changed since their last snapshot, the longest changed first
         self.answered: list[OpenRequest] = []  #: complete, their receipts are due
         self._kinds: dict[str, Callable[..., None]] = {
-            "jobs": self._jobs, "receipt": self._receipt, "control": self._control, "events": self._events,
+            "jobs": self._jobs, "receipt": self._receipt, "control": self._control, "order": self._order,
+            "events": self._events,
             "alive": self._alive, "send": self._send, "revoked": self._revoked, "lost": self._lost, "end": self._end,
             "node": self._node, "drain": self._drain, "forget": self._forget, "revive": self._revive,
             "requeue": self._requeue, "dismiss": self._dismiss,
@@ -75,19 +83,21 @@ class State:
     def _set(self, job: Job, task: Task, state: str) -> None:
         """Change a task's state, and what its node holds with it."""
         held, holds = task.state in HOLDING, state in HOLDING
-        if held and not holds:
-            self._hold(job, task, -1)
+        node = self.nodes.get(task.node or "")
+        if held and not holds and node is not None:
+            node.release((job.id, task.k))
+        self.open_tasks[job.uid] += (task.state in FINAL) - (state in FINAL)
         task.state = state
         job.set_state(task.k, state)
         if holds and not held:
-            self._hold(job, task, 1)
+            self._hold(job, task)
         self._touch(job)
 
-    def _hold(self, job: Job, task: Task, sign: int) -> None:
+    def _hold(self, job: Job, task: Task) -> None:
         node = self.nodes.get(task.node or "")
         if node is not None:
-            key = (job.id, task.k)
-            node.hold(key, job.spec.get("cores", 1), job.spec.get("memory_bytes") or 0, sign)
+            cores, memory = job.spec.get("cores", 1), job.spec.get("memory_bytes") or 0
+            node.hold((job.id, task.k), Held(job.uid, cores, memory, tuple(task.gpus)))
 
     def _finish(self, job: Job, task: Task, at: float | None) -> None:
         """A task has got its final state."""
@@ -126,10 +136,17 @@ class State:
                 continue
             job = self.jobs[job_id] = Job(job_id, receipt["uid"], owner, self.admission, receipt["at"], spec)
             self.queue.add_job(job)
+            self.open_tasks[job.uid] += job.count
             self._touch(job)
 
-    def _receipt(self, _receipt: dict[str, Any], _taken: str | None = None) -> None:
-        """Nothing to remember: the effect is the receipt itself."""
+    def _receipt(self, receipt: dict[str, Any], _taken: str | None = None) -> None:
+        """Little to remember: the effect is the receipt itself."""
+        self.orders.pop(receipt["request"], None)
+
+    def _order(
+        self, request: str, name: str, op: str, uid: int, host: str, environment: str, image: str | None, _taken: str
+    ) -> None:
+        self.orders.setdefault(request, Order(request, name, op, uid, host, environment, image))
 
     def _control(
         self, request: str, name: str, op: str, uid: int, at: float, tasks: list[Any], answers: list[Any], _taken: str
@@ -244,11 +261,19 @@ class State:
         kind = event["kind"]
         if kind == "ended":
             self._ended(job, task, event["end"])
+        elif kind == "syncing":
+            self._syncing(job, task, event)
         elif kind == "started":
             self._found_running(job, task, node, event.get("at"), "running")
         else:
             self._found_running(job, task, node, None, "paused" if kind == "paused" else "running")
             self._answer_seen("pause" if kind == "paused" else "resume", job.name_of(k), kind)
+
+    def _syncing(self, job: Job, task: Task, event: dict[str, Any]) -> None:
+        """Its image is being brought into the node's engine."""
+        if task.state == "assigning":
+            task.phase = f"syncing {event.get('text', '')}"
+            self._touch(job)
 
     def _answer_seen(self, op: str, task: str, kind: str) -> None:
         """What was asked for has come about: a runner that died in between may have lost the answer itself."""
@@ -262,7 +287,7 @@ class State:
                 return
             self._uncount_loss(job, task)
             task.node = node.name
-        task.claimed = True
+        task.claimed, task.phase = True, ""
         if at is not None:
             task.started_at = at
         self._set(job, task, state)
@@ -274,7 +299,7 @@ class State:
             job.finished_at = None
         else:
             self.queue.discard(job, task.k)
-            task.node = task.earlier.pop()[1]
+            task.recall()
             task.retries_spent -= 1
         task.ended_at, task.cause, task.reason = None, "", ""
 
@@ -321,6 +346,7 @@ class State:
         _drops: list[Any],
         _previous: str | None,
         _ack: list[int],
+        _images: dict[str, str] | None = None,
     ) -> None:
         at, place = self.nodes[node], position(self.term, self.seq)
         at.previous = place
@@ -328,7 +354,7 @@ class State:
         at.controls = []
         if tasks or controls:
             at.documents[place] = {"tasks": [row[:3] for row in tasks], "controls": controls}
-        for job_id, wire_k, attempt, executor in tasks:
+        for job_id, wire_k, attempt, executor, *more in tasks:
             job = self.jobs.get(job_id)
             if job is None:
                 continue
@@ -339,6 +365,7 @@ class State:
             task.reset()
             task.attempt, task.node, task.dispatch = attempt, node, place
             task.executor = executor
+            task.gpus, task.environment = more or ([], None)  # what earlier versions sent had neither
             task.cause = task.reason = ""
             self._set(job, task, "assigning")
 
@@ -360,6 +387,7 @@ class State:
         self._set(job, task, "pending")
         task.reset()
         task.attempt -= 1
+        task.gpus, task.environment = [], None
         if task.kill:
             self._end(job.id, job.wire_k(task.k), "killed", "killed", "killed before it started", at)
         else:
@@ -400,7 +428,7 @@ class State:
 
     def _node(self, node: str, epoch: int, description: dict[str, Any]) -> None:
         known = self.nodes.setdefault(node, Node(node))
-        known.epoch, known.description = epoch, description
+        known.describe(epoch, description)
 
     def _drain(self, node: str, on: bool) -> None:
         if node in self.nodes:
@@ -418,7 +446,8 @@ class State:
 
     def rebuild(self) -> None:
         """After a replay: derive the queue and what nodes hold from the jobs as they are now."""
-        self.queue = Queue()
+        self.queue = Queue(self.queue.by_user)
+        self.open_tasks.clear()
         for node in self.nodes.values():
             node.release_all()
         for job in list(self.jobs.values()):
@@ -429,11 +458,12 @@ class State:
         self.jobs[job.id] = job
         self.admission = max(self.admission, job.admission)
         self.queue.add_job(job)
+        self.open_tasks[job.uid] += job.count - job.over_count - job.lost
         for task in job.live.values():
             if task.state == "pending":
                 self.queue.add(job, task.k)
             elif task.state in HOLDING:
-                self._hold(job, task, 1)
+                self._hold(job, task)
 
     def _requeue(self, job_id: str, ks: list[int]) -> None:
         job = self.jobs.get(job_id)

@@ -63,6 +63,10 @@ class Telling:
         """Tell these; returns at once."""
         self._queue.put(("tell", snapshots, nodes, position))
 
+    def environments(self, index: dict[str, Any]) -> None:
+        """Tell of the environments (records.EnvironmentsIndex); the index itself is written already."""
+        self._queue.put(("environments", index))
+
     def forget(self, jobs: list[str]) -> None:
         """These jobs were deleted."""
         self._queue.put(("forget", jobs))
@@ -104,6 +108,8 @@ class Telling:
         for item in pending:
             if item[0] == "forget":
                 teller.forget(item[1])
+            elif item[0] == "environments":
+                teller.environments(item[1])
         told = [item for item in pending if item[0] == "tell"]
         if told:
             newest = _newest(data for item in told for data in item[1])

@@ -85,9 +85,14 @@ class Renderer:
         )
         self._jinja.globals.update(
             style=Markup(style), script=Markup(script), policy=_policy(style, script), stamp=STAMP, version=VERSION,
-            states=STATES, program=__version__,
+            states=STATES, program=__version__, docker=False,
         )  # fmt: skip
         self._row: Any = None
+
+    def link_docker(self, on: bool) -> bool:
+        """Have pages link the one about environments, or not; tell whether that is new."""
+        before, self._jinja.globals["docker"] = self._jinja.globals["docker"], on
+        return before != on
 
     def page(self, template: str, name: str, **values: Any) -> Page:
         """One page; `name`: its path below www/."""

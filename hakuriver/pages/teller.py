@@ -65,6 +65,7 @@ class Teller:
         self._looks: dict[str, Look] = {}  #: of jobs that run
         self._stamped = self._nodes_at = float("-inf")
         self._nodes_kept: Any = None
+        self._environments: dict[str, Any] | None = None  #: to be told
 
     def tell(self, snapshots: list[dict[str, Any]], nodes: dict[str, Any], position: tuple[int, int]) -> None:
         """Take in changed jobs (records.JobSnapshot) and the nodes (records.NodesIndex); write what follows.
@@ -80,11 +81,22 @@ class Teller:
         changed = self._write_nodes(nodes)
         self._write_index(nodes["at"])
         self._write_lists(nodes, changed)
+        self._write_environments()
         self._write_pages({snapshot["job"]: snapshot for snapshot in snapshots}, nodes["at"])
         self._stamp(nodes)
         if not self._pages_due and position != self._told:
             self.index.note_told(position)
             self._told = position
+
+    def environments(self, index: dict[str, Any]) -> None:
+        """Take in the environments (records.EnvironmentsIndex); their page is written with the next telling."""
+        self._environments = index
+        self._lists_due = self._renderer.link_docker(bool(index["engine"] or index["packages"])) or self._lists_due
+
+    def _write_environments(self) -> None:
+        if self._environments is not None:
+            self._list("docker.html", self._environments["at"], environments=self._environments)
+            self._environments = None
 
     def _begin(self) -> None:
         """See what an earlier run has left, and whether it had told everything. Pages of what runs are made anew."""

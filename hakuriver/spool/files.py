@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol, TypeVar
 
 from hakuriver.spool import layout
@@ -383,7 +385,7 @@ def publish(disk: Disk, path: str, data: bytes, *, replace: bool = False) -> Non
     if replace:
         disk.rename(temporary, path)
     else:
-        _arrive(disk, temporary, path)
+        arrive(disk, temporary, path)
         disk.sync([directory_of(path)])
 
 
@@ -429,7 +431,8 @@ def _prepare(disk: Disk, path: str, data: bytes, *, durable: bool) -> str:
     return temporary
 
 
-def _arrive(disk: Disk, temporary: str, path: str) -> None:
+def arrive(disk: Disk, temporary: str, path: str) -> None:
+    """Give what was written under a temporary name its own; that it has it already counts as done."""
     try:
         disk.rename(temporary, path)
     except (OSError, ShareError):
@@ -483,6 +486,85 @@ def tail(disk: Disk, path: str, most: int) -> tuple[bytes, int]:
             return file.read(most), status.st_size
     except OSError:
         return b"", 0
+
+
+class Streamed(NamedTuple):
+    """What was written."""
+
+    size: int  #: bytes
+    sha256: str  #: hexadecimal
+
+
+def stream(disk: Disk, path: str, parts: Iterable[bytes]) -> Streamed:
+    """Write a large file in parts, and make it durable; on any error nothing is left of it. For tarballs alone.
+
+    Raises ShareError, and whatever `parts` raises. The path is a temporary one: what an earlier try left is replaced.
+    """
+    full = f"{disk.root}/{path}"
+    digest, size = hashlib.sha256(), 0
+    with _writing(path):
+        fd = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        for part in parts:
+            digest.update(part)
+            size += len(part)
+            with _writing(path):
+                _write_whole(fd, part)
+        with _writing(path):
+            os.fsync(fd)
+    except BaseException:
+        os.close(fd)
+        _abandon(full)
+        raise
+    with _writing(path):
+        os.close(fd)
+    return Streamed(size, digest.hexdigest())
+
+
+def parts(disk: Disk, path: str, size: int = 1 << 20) -> Iterator[bytes]:
+    """A large file in parts of so many bytes. Raises ShareError; FileNotFoundError. For tarballs alone."""
+    try:
+        with open(f"{disk.root}/{path}", "rb", buffering=0) as file:
+            while part := file.read(size):
+                yield part
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ShareError("read", path, error) from error
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ShareError("write", path, error) from error
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def unfinished(disk: Disk, directory: str) -> list[str]:
+    """Names of temporary files in a directory; none if it is not there."""
+    try:
+        return [name for name in os.listdir(f"{disk.root}/{directory}") if name.endswith(TEMP_SUFFIX)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ShareError("list", directory, error) from error
+
+
+def size_of(disk: Disk, path: str) -> int | None:
+    """Bytes of a file; None if it is not there. For what a listing has shown."""
+    try:
+        return os.stat(f"{disk.root}/{path}").st_size
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ShareError("look at", path, error) from error
 
 
 def remove_unfinished(disk: Disk, directory: str, age_s: float) -> int:

@@ -267,6 +267,62 @@ def manifest(name: str, directory: str = CONTAINERS) -> str:
     return f"{directory}/{name}.json"
 
 
+def environment_container(environment: str) -> str:
+    """The name of an environment's container in the host's engine."""
+    return f"hakuriver-env-{environment}"
+
+
+def environment_image(environment: str) -> str:
+    """The tag of an environment's image in every engine; for people: tasks run by the image's id."""
+    return f"hakuriver/{environment}:base"
+
+
+#: Comment of the images that the host commits: unlike labels it is not inherited by images that people build from them.
+IMAGE_COMMENT = "environment of HakuRiver"
+
+
+def unfinished_tarball(name: str, request: str, directory: str = CONTAINERS) -> str:
+    """A tarball that is being written, or written and not given its name yet."""
+    return f"{directory}/.{name}.tar.{request}.tmp"
+
+
+def unfinished_manifest(name: str, request: str, directory: str = CONTAINERS) -> str:
+    """A manifest whose tarball may not have its name yet: with it, what is missing can be done after a crash."""
+    return f"{directory}/.{name}.json.{request}.tmp"
+
+
+class Unfinished(NamedTuple):
+    """A file of a package that is being made, by its name."""
+
+    package: str
+    part: str  #: tar, json, or gone
+    request: str  #: that it is made for; empty of what is being removed
+
+
+def removed_manifest(name: str, directory: str = CONTAINERS) -> str:
+    """The manifest of a package that is being removed: its tarball has to go too."""
+    return f"{directory}/.{name}.gone.tmp"
+
+
+def parse_unfinished(name: str) -> Unfinished | None:
+    """Take such a name apart; None for all other names."""
+    if not (name.startswith(".") and name.endswith(".tmp")):
+        return None
+    rest, _, last = name[1:-4].rpartition(".")
+    if last == "gone":
+        return Unfinished(rest, "gone", "") if parse_package(rest) else None
+    package, _, part = rest.rpartition(".")
+    known = part in ("tar", "json") and is_job_id(last) and parse_package(package)
+    return Unfinished(package, part, last) if known else None
+
+
+def loading_node(name: str, package: str) -> str | None:
+    """Which node loads a package, by the name of a file beside it; None if the file does not say so."""
+    if not (name.startswith(f"{package}.") and name.endswith(".loading")):
+        return None
+    return name[len(package) + 1 : -len(".loading")] or None
+
+
 def in_use(name: str, node: str, directory: str = CONTAINERS) -> str:
     """Says that a node is loading a package: it is not removed meanwhile. `<package>.<node>.loading`, empty."""
     return f"{directory}/{name}.{node}.loading"
