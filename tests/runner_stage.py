@@ -17,6 +17,7 @@ from hakuriver.keeper.proc import start_ticks
 from hakuriver.records import FORMAT, EventBatch, Heartbeat
 from hakuriver.runner.agent import Runner
 from hakuriver.runner.machine import Machine
+from hakuriver.runner.port import ImageNews
 from hakuriver.settings import Settings, parse
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Entry, LocalDisk, ShareError
@@ -155,6 +156,77 @@ class Keeper:
         """Let a task write to stdout (0) or stderr (1)."""
         with open(self.files(task)[stream], "ab") as file:
             file.write(data)
+
+
+class Images:
+    """An engine's images without an engine: what is not in `there` is brought when a test, or `step`, says so."""
+
+    def __init__(self) -> None:
+        self.there: set[str] = set()
+        self.loads: list[str] = []  #: every image that was loaded
+        self.kept: set[str] = set()
+        self.trouble: list[str] = []
+        self.wanted: dict[str, str | None] = {}
+        self._loading: set[str] = set()
+        self._news: list[ImageNews] = []
+
+    def reconnect(self) -> None:
+        """The process that has asked is gone, and what it was doing with it; the engine is as it was."""
+        self.wanted.clear()
+        self._loading.clear()
+        self._news.clear()
+
+    def bring(self, package: str | None, image: str) -> str | None:
+        if image in self.there:
+            self._news.append(ImageNews(image, "there", package, image))
+        self.wanted.setdefault(image, package)
+        return package if image in self._loading else None
+
+    def stirred(self) -> bool:
+        return bool(self._news)
+
+    def news(self) -> list[ImageNews]:
+        news, self._news = self._news, []
+        return news
+
+    def keep(self, images: set[str]) -> None:
+        self.kept = images
+
+    def problems(self) -> list[str]:
+        return self.trouble
+
+    # -- what happens
+
+    def load(self, image: str) -> None:
+        """Begin to load what is wanted."""
+        self._loading.add(image)
+        self._news.append(ImageNews(image, "loading", self.wanted[image], image))
+
+    def come(self, image: str) -> None:
+        """It is there now."""
+        self.loads.append(image)
+        self.there.add(image)
+        self._news.append(ImageNews(image, "there", self.wanted.pop(image), image))
+        self._loading.discard(image)
+
+    def fail(self, image: str, reason: str) -> None:
+        self._news.append(ImageNews(image, "failed", self.wanted.pop(image), image, reason))
+        self._loading.discard(image)
+
+    def replace(self, image: str, package: str, other: str) -> None:
+        """Its package is gone: a newer one has been loaded in its place."""
+        self._news.append(ImageNews(image, "there", package, other))
+        del self.wanted[image]
+
+    def step(self) -> None:
+        """A little goes on: what is wanted is being loaded, and then there."""
+        for image in list(self.wanted):
+            if image in self.there:
+                del self.wanted[image]
+            elif image in self._loading:
+                self.come(image)
+            else:
+                self.load(image)
 
 
 def ends(keeper: Keeper, task: dict[str, Any]) -> None:
@@ -316,9 +388,11 @@ class Host:
 
 
 def start(command: list[str], ks: Iterable[int | None] = (None,), *, job: str = JOB, attempt: int = 1,
-          rerunnable: bool = False, executor: str = "process", **spec: Any) -> dict[str, Any]:  # fmt: skip
+          rerunnable: bool = False, executor: str = "process", image: str | None = None,
+          package: str | None = None, **spec: Any) -> dict[str, Any]:  # fmt: skip
     """A start as it stands in a dispatch."""
     return {"job": job, "name": None, "uid": 0, "spec": {"command": command, **spec}, "executor": executor,
+            "image": image, "environment": package,
             "tasks": [[k, attempt, k or 0, rerunnable] for k in ks]}  # fmt: skip
 
 
@@ -335,15 +409,18 @@ class Stage:
         disk.write(layout.SENTINEL, b"{}", durable=False)
         self.clock = Clock()
         self.keeper = Keeper(self.out_dir, self.clock)
+        self.images = Images()
         self.host = Host(self.root)
         self.settings: Settings = parse(
             {"paths": {"shared_dir": self.root, "state_dir": "/nowhere/state"}, "timing": timing}, "test"
         )
 
     def runner(self, disk: files.Disk | None = None, *, node: str = "n1", nonce: str = "aaaa") -> Runner:
+        self.images.reconnect()
         return Runner(
-            disk or CrashDisk(self.root), self.keeper, self.settings, node=node, nonce=nonce, boottime=self.clock,
-            now=lambda: 1.7e9, machine=Machine("host", "boot", 4, 1 << 30), out_dir=str(self.out_dir),
+            disk or CrashDisk(self.root), self.keeper, self.images, self.settings, node=node, nonce=nonce,
+            boottime=self.clock, now=lambda: 1.7e9, machine=Machine("host", "boot", 4, 1 << 30), out_dir=str(self.out_dir),
+            ended_dir=str(self.out_dir.parent / "ended"),
         )  # fmt: skip
 
     def turn(self, runner: Runner, seconds: float = 0.3) -> None:

@@ -15,7 +15,7 @@ def note(task: Task, end: dict[str, Any]) -> None:
         setattr(task, name, end.get(name))
     if end.get("started_at") is not None:
         task.started_at = end["started_at"]
-    task.cause, task.reason = end.get("cause", ""), end.get("reason", "")
+    task.cause, task.reason, task.phase = end.get("cause", ""), end.get("reason", ""), ""
     task.wall_s, task.cpu_s = end.get("wall_s", 0.0), end.get("cpu_s", 0.0)
 
 

@@ -18,8 +18,8 @@ from hakuriver.runner import baton
 from hakuriver.runner.baton import Gone, NodeTaken, Superseded
 from hakuriver.runner.executors import Place
 from hakuriver.runner.heart import LATE
-from hakuriver.runner.machine import Machine
-from hakuriver.runner.port import KeeperPort
+from hakuriver.runner.machine import Conditions, Machine
+from hakuriver.runner.port import ImagePort, KeeperPort
 from hakuriver.runner.session import Session
 from hakuriver.settings import Settings
 from hakuriver.spool import files
@@ -36,6 +36,7 @@ class Runner:
         self,
         disk: Disk,
         keeper: KeeperPort,
+        images: ImagePort,
         settings: Settings,
         *,
         node: str,
@@ -44,19 +45,27 @@ class Runner:
         now: Callable[[], float],
         machine: Machine,
         sample: Callable[[], Load] = Load,
+        conditions: Callable[[], Conditions] = Conditions,
         out_dir: str,
+        ended_dir: str,
         output_limit: int | None = None,
     ) -> None:
-        """`out_dir`: where the keeper has tasks write; `output_limit`: bytes it keeps of each file there."""
+        """`out_dir`: where the keeper has tasks write; `output_limit`: bytes it keeps of each file there.
+
+        `ended_dir`: where attempts are noted that end before the keeper sees them.
+        """
         self.disk = disk
         self.keeper = keeper
+        self.images = images
         self.settings = settings
         self.nonce = nonce
         self.boottime = boottime
         self.now = now
         self.machine = machine
         self.sample = sample
+        self.conditions = conditions
         self.out_dir = out_dir
+        self.ended_dir = ended_dir
         self.output_limit = output_limit or settings.limits.output_local // 2
         self.place = place(node, settings)
         self.session: Session | None = None
@@ -79,7 +88,7 @@ class Runner:
         files.present(self.disk)
         hello = self.keeper.connect(self.machine.cores, self.machine.memory_bytes)
         self._take_epoch()
-        self.session = Session(self, list(hello["tasks"]), self._epoch)
+        self.session = Session(self, list(hello["tasks"]), hello["lease_until"], self._epoch)
         self._unused = False
 
     def _take_epoch(self) -> None:
@@ -92,6 +101,12 @@ class Runner:
                 self._unused = False
         self._epoch = baton.take(self.disk, self.place.node, self.nonce, self._epoch)
         self._unused = True
+
+    def describe_as(self, machine: Machine) -> None:
+        """The machine is as given; if that is not what was told, tell it: in a new epoch, since it holds for one."""
+        if machine != self.machine:
+            self.machine = machine
+            self.session = None
 
     def tick(self) -> bool:
         """Do one round; tell whether anything happened, so that another should follow soon.

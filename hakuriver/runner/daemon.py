@@ -6,22 +6,28 @@ are the keeper's: they go on when this process stops, and the next one hears wha
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from hakuriver import daemons, memory
 from hakuriver.daemons import RETRY_S, Refused, Saying, Stop, boottime
 from hakuriver.doctor.quick import refuse_broken
 from hakuriver.keeper.client import KeeperClient
 from hakuriver.runner.agent import Gone, KeeperLost, KeeperUnavailable, NodeTaken, Runner, Superseded
-from hakuriver.runner.machine import describe, sampler
+from hakuriver.runner.images import Images
+from hakuriver.runner.machine import Lookout
 from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import LocalDisk, ShareError
 from hakuriver.spool.watching import Watch
+
+if TYPE_CHECKING:
+    from hakuriver.runner.store import Store
 
 log = logging.getLogger("hakuriver.runner")
 
@@ -57,6 +63,8 @@ class Ticking:
         self._memory = memory.GiveBack()
         self._disk = LocalDisk(settings.paths.shared_dir)
         self._watch = Watch()
+        self._lookout = Lookout(settings)
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoch = 0
         self._published = (0.0, 0)  #: when events were last seen to have been published, and how many by then
 
@@ -75,22 +83,43 @@ class Ticking:
         )
         nonce, _lock = daemons.identity(home, "nonce", 16, taken)
         make_scratch(paths.local_temp_dir)
+        lookout = self._lookout
+        lookout.start()
         limit = self._settings.limits.output_local // 2
         keeper = KeeperClient(os.path.join(home, "keeper"), output_limit=limit)
+        images = self._images(river.cluster_id)
+        images.open()
         runner = Runner(
-            self._disk, keeper, self._settings, node=self._settings.node.name, nonce=nonce, boottime=boottime,
-            now=time.time, machine=describe(self._settings.resources), sample=sampler(paths.local_temp_dir),
-            out_dir=os.path.join(home, "keeper", "out"), output_limit=limit,
+            self._disk, keeper, images, self._settings, node=self._settings.node.name, nonce=nonce, boottime=boottime,
+            now=time.time, machine=lookout.machine(), sample=lookout.load, conditions=lookout.conditions,
+            out_dir=os.path.join(home, "keeper", "out"), ended_dir=os.path.join(home, "ended"), output_limit=limit,
         )  # fmt: skip
         threading.Thread(target=self._stand_in, args=(runner,), name="beats", daemon=True).start()
         while not self._stop.asked.is_set():
             self._pause(keeper, *self._tick(runner))
+        images.close()
         keeper.close()
         return 0
+
+    def _images(self, owner: str) -> Images:
+        """What brings images; its news end a pause."""
+        settings = self._settings
+
+        def wake() -> None:
+            with contextlib.suppress(BlockingIOError):  # full: it will be read all the same
+                os.write(self._waker, b"x")
+
+        def store() -> Store:
+            from hakuriver.runner.store import Store
+
+            return Store(settings.docker.socket, owner)
+
+        return Images(self._disk, settings.node.name, settings.docker.container_dir, store, wake)
 
     def _tick(self, runner: Runner) -> tuple[float, bool]:
         """One tick; return how long to pause at most, and whether news of the keeper end the pause."""
         try:
+            runner.describe_as(self._lookout.machine())
             with self._stop.at_work():
                 busy = runner.tick()
         except ShareError as error:
@@ -140,6 +169,7 @@ class Ticking:
         """Until something comes; `poll` rather than `select`, which is limited to small descriptors."""
         poller = select.poll()
         poller.register(self._stop.wake, select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
         if listening:
             if self._watch.fileno() >= 0:
                 poller.register(self._watch.fileno(), select.POLLIN)
@@ -149,6 +179,8 @@ class Ticking:
                 return  # the next tick begins anew
         poller.poll(max(0.0, seconds) * 1000)
         self._watch.clear()
+        with contextlib.suppress(BlockingIOError):  # mostly there is nothing
+            os.read(self._wake, 4096)
 
 
 def make_scratch(path: str) -> None:

@@ -33,7 +33,16 @@ STEP_CPU, STEP_MEMORY, STEP_CELSIUS = 15.0, 5.0, 5.0
 class Heart:
     """The heartbeats of one epoch."""
 
-    def __init__(self, disk: Disk, paths: NodePaths, epoch: int, timing: Timing, boottime: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        paths: NodePaths,
+        epoch: int,
+        timing: Timing,
+        boottime: Callable[[], float],
+        lease_until: float = 0.0,
+    ) -> None:
+        """`lease_until`: of the lease that the keeper was given by the runner before this one, by CLOCK_BOOTTIME."""
         self._disk = disk
         self._paths = paths
         self._epoch = epoch
@@ -50,7 +59,8 @@ class Heart:
         self._made_at = self.born
         self._beating = threading.Lock()
         self.told_cursor: str | None = None  #: the place in the inbox that the last one told
-        self.lease_until = 0.0  #: by CLOCK_BOOTTIME
+        self.lease_until = lease_until  #: by CLOCK_BOOTTIME
+        self.leases = 0  #: grows with each heartbeat before which the lease had run out
         self._kept: deque[tuple[float, int]] = deque()
 
     def due(self) -> bool:
@@ -93,6 +103,7 @@ class Heart:
         if self._read is None or self.seq - self.since >= READ_EVERY or differ(self._read, heartbeat):
             self.since, self._read = self.seq, heartbeat
         self.told_cursor = heartbeat.inbox
+        self.leases += asked >= self.lease_until
         self.next_at = asked + self._timing.heartbeat_interval
         self.lease_until = asked + self._timing.lease
 

@@ -6,32 +6,36 @@ on the share before its end is told, and nothing is removed before the host has 
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from hakuriver import __version__
 from hakuriver.ids import task_name
-from hakuriver.records import Dispatch, Heartbeat, NodeDescription
+from hakuriver.records import Control, Dispatch, Heartbeat, NodeDescription
 from hakuriver.runner import baton
 from hakuriver.runner.bell import Ringer
 from hakuriver.runner.executors import EXECUTORS, Refused
 from hakuriver.runner.heart import Heart
 from hakuriver.runner.inbox import Inbox, Taken
+from hakuriver.runner.noted import Noted
 from hakuriver.runner.outbox import Outbox
 from hakuriver.runner.output import Carrier
+from hakuriver.runner.syncing import Pair, Syncing
 from hakuriver.runner.tidying import Tidying
-from hakuriver.runner.work import CLAIMED, PAUSED, QUEUED, RUNNING, Attempt, Document, Work
+from hakuriver.runner.work import CLAIMED, PAUSED, QUEUED, RUNNING, SYNCING, Attempt, Document, Work, ending
 from hakuriver.spool import files, layout
 from hakuriver.spool.layout import Bell, NodePaths
 
 if TYPE_CHECKING:
-    from hakuriver.records import Start
+    from hakuriver.records import Start, StartRow
     from hakuriver.runner.agent import Runner
 
 
 class Session:
     """What a runner holds in one epoch."""
 
-    def __init__(self, runner: Runner, tasks: list[Any], epoch: int) -> None:
+    def __init__(self, runner: Runner, tasks: list[Any], lease_until: float | None, epoch: int) -> None:
+        """`tasks`, `lease_until`: what the keeper's hello tells."""
         disk, self.epoch = runner.disk, epoch
         self._runner = runner
         self._disk = disk
@@ -41,7 +45,9 @@ class Session:
         self.carrier = Carrier(disk, runner.out_dir, runner.output_limit)
         self.work = Work(self.outbox, self.carrier)
         self.inbox = Inbox(disk, self._paths)
-        self.heart = Heart(disk, self._paths, epoch, runner.settings.timing, runner.boottime)
+        self.heart = Heart(disk, self._paths, epoch, runner.settings.timing, runner.boottime, lease_until or 0.0)
+        self.noted = Noted(runner.ended_dir)
+        self.syncing = Syncing(runner.images, self.work, self._start, self._end_here)
         self.tidying = Tidying(disk, self._paths, self)
         self._ringer = Ringer(disk)
         self._describe()
@@ -53,8 +59,10 @@ class Session:
         runner, machine = self._runner, self._runner.machine
         described = NodeDescription(
             node=self._paths.node, epoch=self.epoch, hostname=machine.hostname, boot_id=machine.boot_id,
-            version=__version__, cores=machine.cores, memory_bytes=machine.memory_bytes, executors=sorted(EXECUTORS),
-            started_at=runner.now(),
+            version=__version__, cores=machine.cores, memory_bytes=machine.memory_bytes,
+            executors=[name for name in sorted(EXECUTORS) if name in machine.executors],
+            numa=list(machine.numa), gpus=list(machine.gpus), can=list(machine.can), engines=machine.engines,
+            cannot=machine.cannot, started_at=runner.now(),
         )  # fmt: skip
         data = described.model_dump_json().encode() + b"\n"
         files.publish(self._disk, self._paths.description(self.epoch), data)
@@ -67,8 +75,11 @@ class Session:
             "kind": "begin", "at": self._runner.now(), "previous_epoch": last[0], "previous_seq": last[1],
         }  # fmt: skip
         self.outbox.add(begin)
+        noted = self.noted.read()
         for taken in self.inbox.restore():
             self._take(taken)
+            self.work.end_noted(noted.get(taken.letter.place, []))
+        self.noted.keep(self.inbox.claimed)
         begin["holds"] = self.work.rows()
         self.work.retell(tasks)
 
@@ -89,6 +100,7 @@ class Session:
             self.due_at() <= self.clock()
             or self.outbox.waiting
             or self.carrier.busy
+            or self.syncing.stirs()
             or not all(document.handed for document in self.work.documents.values())
             or self.inbox.stirs(self.clock())
         )
@@ -102,6 +114,7 @@ class Session:
             self._take(document)
         self._carry()
         told = self.outbox.publish()
+        self.syncing.turn(self.heart.leased())
         self._hand_over()
         self._ring()
         self.tidying.tidy()
@@ -134,14 +147,15 @@ class Session:
         if self.heart.due():
             self.heart.beat(self._heartbeat)
             self._runner.renew(self)
+            self._runner.images.keep(self.work.images())
 
     def _heartbeat(self, seq: int) -> Heartbeat:
-        cursor = self.inbox.settled
+        cursor, conditions = self.inbox.settled, self._runner.conditions()
         return Heartbeat(
             node=self._paths.node, epoch=self.epoch, seq=seq, term=int(cursor.split("-")[0]) if cursor else 0,
             inbox=cursor, lease_s=self._runner.settings.timing.lease, load=self._runner.sample(),
-            tasks=self.work.rows(RUNNING, PAUSED), queued=self.work.count(CLAIMED, QUEUED),
-            problems=self.problems(), at=self._runner.now(),
+            tasks=self.work.rows(RUNNING, PAUSED), queued=self.work.count(CLAIMED, SYNCING, QUEUED),
+            problems=[*self.problems(), *conditions.problems], away=conditions.away, at=self._runner.now(),
         )  # fmt: skip
 
     def problems(self) -> list[str]:
@@ -149,7 +163,7 @@ class Session:
         found = [str(self.carrier.trouble)] if self.carrier.trouble else []
         if self.inbox.gap is not None:
             found.append(f"waiting for dispatch {self.inbox.gap}, which others build on and which cannot be seen")
-        return found
+        return found + self._runner.images.problems()
 
     # -- documents
 
@@ -162,7 +176,7 @@ class Session:
         self._obey(letter.dispatch)
         if letter.light:
             return
-        document = Document(letter.place, letter.dispatch)
+        document = Document(letter.place, letter.dispatch, self.heart.leases)
         self.work.hold(document)
         self.outbox.add({"kind": "claimed", "dispatch": document.place}, document)
         if taken.void:
@@ -179,7 +193,7 @@ class Session:
         self.tidying.acknowledged(dispatch.ack_epoch, dispatch.ack_seq)
         for job, k, number in dispatch.drop:
             attempt = self.work.drop(job, k, number)
-            if attempt is not None:
+            if attempt is not None and attempt.phase not in (CLAIMED, SYNCING):
                 self._keeper.kill(attempt.task, number, None, "a later attempt has taken its place")
 
     def _void(self, document: Document) -> None:
@@ -188,7 +202,8 @@ class Session:
             for row in start.tasks:
                 attempt = self.work.attempts[(task_name(start.job, row.k), row.attempt)]
                 if attempt.phase == CLAIMED:
-                    self.work.end_here(attempt, "fenced", "fenced", "its dispatch came to light too late", self._now())
+                    reason = "its dispatch came to light too late"
+                    self.work.end_here(attempt, ending("fenced", "fenced", reason, self._now()))
 
     def _now(self) -> float:
         return self._runner.now()
@@ -220,14 +235,23 @@ class Session:
         for start in document.starts:
             self._hand_start(start)
         for control in document.controls:
-            send = {"kill": self._keeper.kill, "pause": self._keeper.pause, "resume": self._keeper.resume}[control.op]
-            send(task_name(control.job, control.k), control.attempt, control.request)
+            self._hand_control(control)
         document.handed = True
         document.starts, document.controls = [], []
 
     def _hand_start(self, start: Start) -> None:
         attempts = [(row, self.work.attempts[(task_name(start.job, row.k), row.attempt)]) for row in start.tasks]
         fresh = [(row, attempt) for row, attempt in attempts if attempt.phase == CLAIMED]
+        if fresh and start.executor in EXECUTORS and start.image is not None:
+            self.syncing.add(start, fresh)
+        else:
+            self._start(start, fresh)
+
+    def _start(self, start: Start, pairs: list[Pair]) -> None:
+        """Have the keeper start these, but for those that may run elsewhere by now."""
+        void = [attempt for row, attempt in pairs if self._void_by_now(row, attempt)]
+        self._end_here(void, "fenced", "fenced", "it may have been started elsewhere by now")
+        fresh = [(row, attempt) for row, attempt in pairs if attempt not in void]
         if not fresh:
             return
         try:
@@ -235,15 +259,33 @@ class Session:
                 raise Refused(f"this version has no executor {start.executor}: it has {', '.join(EXECUTORS)}")
             planned = EXECUTORS[start.executor](start, [row for row, _ in fresh], self._runner.place)
         except Refused as refusal:
-            self._refuse_start([attempt for _, attempt in fresh], str(refusal))
+            self._end_here([attempt for _, attempt in fresh], "failed", "refused", str(refusal))
             return
         self._keeper.start(planned.spec, planned.tasks)
         for _, attempt in fresh:
             attempt.phase = QUEUED
 
-    def _refuse_start(self, attempts: list[Attempt], reason: str) -> None:
+    def _void_by_now(self, row: StartRow, attempt: Attempt) -> bool:
+        """Whether a later attempt has taken its place, or the lease that it was claimed under has run out meanwhile."""
+        assert attempt.document is not None
+        return attempt.dropped or (row.rerunnable and attempt.document.lease != self.heart.leases)
+
+    def _end_here(self, attempts: list[Attempt], state: str, cause: str, reason: str) -> None:
+        """End attempts that the keeper has never seen: noted first, so that no later runner starts them."""
+        end = ending(state, cause, reason, self._now())
+        for place, ended in groupby(attempts, lambda attempt: attempt.document.place if attempt.document else ""):
+            self.noted.write(place, [{"task": a.task, "attempt": a.attempt, "end": end} for a in ended])
         for attempt in attempts:
-            self.work.end_here(attempt, "failed", "refused", reason, self._now())
+            self.work.end_here(attempt, dict(end))
+
+    def _hand_control(self, control: Control) -> None:
+        task = task_name(control.job, control.k)
+        attempt = self.work.attempts.get((task, control.attempt))
+        if attempt is not None and attempt.phase == SYNCING:
+            self.syncing.control(attempt, control)
+            return
+        send = {"kill": self._keeper.kill, "pause": self._keeper.pause, "resume": self._keeper.resume}[control.op]
+        send(task, control.attempt, control.request)
 
     # -- output
 

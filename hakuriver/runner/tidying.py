@@ -88,6 +88,7 @@ class Tidying:
             self._disk.remove(self._paths.named("claimed", document.place))
         if gone:
             self._disk.sync([self._paths.dir("claimed")])
+        self._session.noted.drop(document.place for document in gone)
         for document in gone:
             del self._session.work.documents[document.place]
             self._session.inbox.claimed.discard(document.place)

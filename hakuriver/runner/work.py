@@ -11,18 +11,20 @@ from hakuriver.runner.output import Carrier
 
 Key = tuple[str, int]  #: task, number of the attempt
 
-CLAIMED, QUEUED, RUNNING, PAUSED, ENDED = "claimed", "queued", "running", "paused", "ended"
+CLAIMED, SYNCING, QUEUED, RUNNING, PAUSED, ENDED = "claimed", "syncing", "queued", "running", "paused", "ended"
 _ENDING = tuple(Ending.model_fields)
 
 
 class Document:
     """A dispatch that this node has claimed; its file stays in claimed/ until nothing depends on it."""
 
-    __slots__ = ("acked", "controlling", "controls", "handed", "is_told", "open", "place", "seq", "starts",
+    __slots__ = ("acked", "controlling", "controls", "handed", "is_told", "lease", "open", "place", "seq", "starts",
                  "unanswered")  # fmt: skip
 
-    def __init__(self, place: str, dispatch: Dispatch | None) -> None:
+    def __init__(self, place: str, dispatch: Dispatch | None, lease: int = 0) -> None:
+        """`lease`: which one it was claimed under, see `Heart.leases`."""
         self.place = place
+        self.lease = lease
         self.seq = seq_of(place)
         self.starts: list[Start] = dispatch.starts if dispatch else []
         self.controls: list[Control] = dispatch.controls if dispatch else []
@@ -50,8 +52,8 @@ class Document:
 class Attempt:
     """One attempt at a task."""
 
-    __slots__ = ("attempt", "document", "dropped", "end", "job", "k", "local", "over", "phase", "process", "safe",
-                 "slot", "started", "task")  # fmt: skip
+    __slots__ = ("attempt", "document", "dropped", "end", "image", "job", "k", "local", "over", "phase", "process",
+                 "safe", "slot", "started", "syncing", "task")  # fmt: skip
 
     def __init__(self, task: str, job: str, k: int | None, attempt: int, document: Document | None) -> None:
         self.task, self.job, self.k, self.attempt = task, job, k, attempt
@@ -60,6 +62,8 @@ class Attempt:
         self.slot: int | None = None
         self.process: tuple[int, int | None] | None = None  #: pid and start ticks
         self.safe = document is None
+        self.image: str | None = None  #: id of the image that it needs to begin
+        self.syncing: str | None = None  #: the package that the host was told to be loaded for it
         self.dropped = False  #: superseded: its end is told as fenced
         self.local = False  #: it ended here: the keeper has never seen it
         self.over = False  #: its ending is acknowledged
@@ -154,12 +158,13 @@ class Work:
         """Answer for a document's attempts and controls from now on."""
         self.documents[document.place] = document
         for start in document.starts:
-            for k, number, _, _ in start.tasks:
-                self._hold(task_name(start.job, k), start.job, k, number, document)
+            for row in start.tasks:
+                held = self._hold(task_name(start.job, row.k), start.job, row.k, row.attempt, document)
+                held.image = start.image
         for control in document.controls:
             self._asked.setdefault(question(control), []).append(document)
 
-    def _hold(self, task: str, job: str, k: int | None, number: int, document: Document) -> None:
+    def _hold(self, task: str, job: str, k: int | None, number: int, document: Document) -> Attempt:
         known = self.attempts.get((task, number))
         if known is None:
             known = self.attempts[(task, number)] = Attempt(task, job, k, number, document)
@@ -167,6 +172,7 @@ class Work:
             known.document, known.safe = document, known.phase in (RUNNING, PAUSED)
         if known.document is document and not known.safe:
             document.open += 1
+        return known
 
     def drop(self, job: str, k: int | None, number: int) -> Attempt | None:
         """Mark an attempt as superseded; return it if it is there and not over."""
@@ -202,6 +208,11 @@ class Work:
         attempt.phase = PAUSED if event["kind"] == "paused" else RUNNING
         self._outbox.add(attempt.event(event["kind"], at=event["at"]))
 
+    def answer(self, control: Control, ok: bool, text: str) -> None:
+        """Answer a control that the keeper is not asked to carry out."""
+        request, op, task, attempt = question(control)
+        self._answered({"request": request, "op": op, "task": task, "attempt": attempt, "ok": ok, "text": text})
+
     def _answered(self, event: dict[str, Any]) -> None:
         """Answers to what nobody but this runner asked for are not told."""
         documents = self._asked.pop((event["request"], event["op"], event["task"], event["attempt"]), None)
@@ -236,13 +247,24 @@ class Work:
         attempt.end["reason"] += note
         self._outbox.add(attempt.event("ended", end=attempt.end), attempt)
 
-    def end_here(self, attempt: Attempt, state: str, cause: str, reason: str, at: float) -> None:
+    def tell_syncing(self, attempt: Attempt, package: str) -> None:
+        """A package is being loaded for it; told once."""
+        if attempt.syncing != package:
+            attempt.syncing = package
+            self._outbox.add(attempt.event("syncing", text=package))
+
+    def end_here(self, attempt: Attempt, end: dict[str, Any]) -> None:
         """End an attempt that the keeper has never seen."""
         attempt.phase, attempt.local = ENDED, True
-        attempt.end = Ending.model_validate(
-            {"state": state, "cause": cause, "reason": reason, "ended_at": at}
-        ).model_dump()
+        attempt.end = end
         self.tell_end(attempt)
+
+    def end_noted(self, rows: list[dict[str, Any]]) -> None:
+        """These ended in a runner before this one; that is told once more."""
+        for row in rows:
+            attempt = self.attempts.get((row["task"], row["attempt"]))
+            if attempt is not None and attempt.phase == CLAIMED:
+                self.end_here(attempt, row["end"])
 
     # -- what there is
 
@@ -254,12 +276,21 @@ class Work:
         """How many attempts are in one of these phases."""
         return sum(a.phase in phases for a in self.attempts.values())
 
+    def images(self) -> set[str]:
+        """Images of attempts that are still to begin."""
+        return {a.image for a in self.attempts.values() if a.image is not None and a.phase in (SYNCING, QUEUED)}
+
     def forgettable(self) -> list[Attempt]:
         """Attempts whose ending the host has, and whose document is gone."""
         return [a for a in self.attempts.values() if a.over and (a.document is None or self._gone(a.document))]
 
     def _gone(self, document: Document) -> bool:
         return document.place not in self.documents
+
+
+def ending(state: str, cause: str, reason: str, at: float) -> dict[str, Any]:
+    """The ending of an attempt that has never begun. `at`: seconds since 1970."""
+    return Ending.model_validate({"state": state, "cause": cause, "reason": reason, "ended_at": at}).model_dump()
 
 
 def question(control: Control) -> tuple[str | None, str, str, int]:

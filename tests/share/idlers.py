@@ -33,12 +33,31 @@ class NoKeeper:
         """There is nothing to forget."""
 
 
+class NoImages:
+    """An engine that nothing is asked of."""
+
+    def stirred(self) -> bool:
+        return False
+
+    def news(self) -> list[Any]:
+        return []
+
+    def keep(self, images: set[str]) -> None:
+        """There are none."""
+
+    def problems(self) -> list[str]:
+        return []
+
+
 def runner(settings: Settings, name: str) -> Runner:
     keeper: Any = NoKeeper()
+    images: Any = NoImages()
+    nonce = f"{name:0>16}".replace("-", "0")[:16]
     return Runner(
-        LocalDisk(settings.paths.shared_dir), keeper, settings, node=name, nonce=f"{name:0>16}".replace("-", "0")[:16],
+        LocalDisk(settings.paths.shared_dir), keeper, images, settings, node=name, nonce=nonce,
         boottime=boottime, now=time.time, machine=describe(settings.resources), sample=Load,
         out_dir=f"{settings.paths.state_dir}/out",
+        ended_dir=f"{settings.paths.state_dir}/ended",
     )  # fmt: skip
 
 

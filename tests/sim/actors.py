@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner_stage import Images
+
 from hakuriver.host.leader import Host, NotYet
 from hakuriver.host.leader import Superseded as HostSuperseded
 from hakuriver.runner.agent import KeeperLost, KeeperUnavailable, Machine, NodeTaken, Runner
@@ -127,8 +129,9 @@ class RunnerActor(Actor):
     def create(self) -> None:
         machine = Machine(self.name, f"boot{self.boots}", self.cores, 1 << 30)
         self.runner = Runner(
-            self.disk, self.keeper, self.world.settings, node=self.name, nonce=f"nonce-{self.name}",
+            self.disk, self.keeper, Images(), self.world.settings, node=self.name, nonce=f"nonce-{self.name}",
             boottime=self.boottime, now=self.now, machine=machine, out_dir=str(self.out_dir),
+            ended_dir=f"{self.out_dir}-ended",
         )  # fmt: skip
 
     def act(self) -> float:
