@@ -21,10 +21,10 @@ _TOTAL = re.compile(r"MemTotal:\s+(\d+) kB")
 
 
 def discover(numactl: str | None) -> list[NumaNode]:
-    """The nodes, cut down to what this process may use; `numactl`: path of the program. Empty: none are told."""
+    """The nodes that tasks may be bound to, with the CPUs that this process may use; `numactl`: path of the program."""
     told = answer([numactl, "--hardware"]) if numactl else None
     nodes = parse_numactl(told.text) if told and told.ok else []
-    return usable(nodes or list(read_sys()), os.sched_getaffinity(0), allowed_memory())
+    return [n for n in usable(nodes or list(read_sys()), os.sched_getaffinity(0), allowed_memory()) if bindable(n)]
 
 
 def parse_numactl(text: str) -> list[NumaNode]:
@@ -79,3 +79,8 @@ def usable(nodes: list[NumaNode], cpus: Collection[int], memory: Collection[int]
         )
         for node in nodes
     ]
+
+
+def bindable(node: NumaNode) -> bool:
+    """Whether a task may have this node alone: numactl and the kernel refuse one without CPUs or without memory."""
+    return bool(node.cpus) and node.memory_bytes != 0

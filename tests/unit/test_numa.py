@@ -83,6 +83,12 @@ def test_the_memory_that_may_be_used() -> None:
     assert numa.allowed_memory("Name:\tx\n") == []
 
 
+@pytest.mark.parametrize(("name", "numbers"), [("memoryless", [1]), ("cpuless", [0, 1]), ("gaps", [0, 8])])
+def test_no_task_is_bound_to_a_node_without_cpus_or_memory(name: str, numbers: list[int]) -> None:
+    assert [node.id for node in nodes(name) if numa.bindable(node)] == numbers
+    assert numa.bindable(NumaNode(id=0, cpus=[1], memory_bytes=None))
+
+
 def program(directory: Path, text: str) -> str:
     path = directory / "numactl"
     path.write_text(text)

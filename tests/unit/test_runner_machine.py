@@ -64,9 +64,19 @@ def test_the_temperature_is_the_processors_if_it_has_one() -> None:
     def sensor(*degrees: float) -> list[SimpleNamespace]:
         return [SimpleNamespace(current=value) for value in degrees]
 
-    assert machine.temperature({"nvme": sensor(70), "coretemp": sensor(40, 50)}) == 50
-    assert machine.temperature({"nvme": sensor(70), "acpi": sensor(30)}) == 70
-    assert machine.temperature({}) is None
+    assert machine.temperatures({"nvme": sensor(70), "coretemp": sensor(40, 50, 0)}) == [40, 50]
+    assert machine.temperatures({"nvme": sensor(70), "acpi": sensor(30)}) == [70, 30]
+    assert machine.temperatures({}) == []
+
+
+def test_the_hottest_and_the_average_are_told(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sensors = {"k10temp": [SimpleNamespace(current=value) for value in (40.0, 45.0, 61.0)]}
+    monkeypatch.setattr("psutil.sensors_temperatures", lambda: sensors)
+    load = machine.sampler(str(scratch))()
+    assert (load.temperature_c, load.temperature_average_c) == (61.0, 48.7)
+    monkeypatch.setattr("psutil.sensors_temperatures", dict)
+    load = machine.sampler(str(scratch))()
+    assert (load.temperature_c, load.temperature_average_c) == (None, None)
 
 
 def test_the_load_is_told(scratch: Path) -> None:
