@@ -28,6 +28,7 @@ from hakuriver.spool.access import Share
 JOB_FILE_MAX = 1024 * 1024
 BATCH_FILE_MAX = 256 * 1024 * 1024
 TARGETS_MAX = 100_000  #: of one control request
+VALUE_MOST = 200  #: characters of a value that a receipt shows
 
 #: Seconds between two looks for a receipt: the first, and the longest.
 FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
@@ -35,6 +36,9 @@ FIRST_LOOK, LONGEST_LOOK = 0.005, 0.25
 CONTROLS = ("kill", "pause", "resume", "requeue")
 NODE_REQUESTS = ("drain", "undrain", "forget")
 HOST_REQUESTS = ("gc", "reindex")
+ENVIRONMENT_REQUESTS = (
+    "create-container", "start-container", "stop-container", "delete-container", "create-tar", "delete-tar",
+)  # fmt: skip
 
 
 class Problem(NamedTuple):
@@ -129,6 +133,11 @@ def submit(
     workdir: str | None = None,
     executor: str = "auto",
     container: str | None = None,
+    gpus: int = 0,
+    privileged: bool | None = None,
+    mounts: Sequence[str] | None = None,
+    private_network: bool = False,
+    private_pid: bool = False,
     priority: int = 0,
     time_limit: float | str | None = None,
     retries: int = 0,
@@ -139,26 +148,35 @@ def submit(
     """Submit one job; when this returns it survives any crash.
 
     `memory`: bytes, or text as 512M, 4G (1000 based), 4Gi. `time_limit`: seconds, or text as 90s, 2h30m, for each
-    attempt. `array`: 0-199, 1,3,7-9, or 0-199%8 for at most 8 at once. `targets`: nodes; one task (or one whole array)
-    on each; none: any one node. `receipt_timeout`: seconds to wait for the host's answer; 0 does not wait.
+    attempt. `array`: 0-199, 1,3,7-9, or 0-199%8 for at most 8 at once. `targets`: node, node:NUMA, node::GPU,GPU or
+    node:NUMA::GPU; one task (or one whole array) on each; none: any one node. `gpus`: so many for each task, the host
+    chooses which. `container`: an environment, or NULL for none. `privileged`, `mounts` (/host:/inside, and :ro after
+    it): None: as the river is set; an empty list: none. `receipt_timeout`: seconds to wait for the host's answer; 0
+    does not wait.
 
     Raises Invalid for what no host would take, Refused if the host refuses in that time, ShareProblem.
     """
     fields = {
         "name": name, "targets": targets, "cores": cores, "memory": memory, "env": env,
-        "workdir": workdir, "executor": executor, "container": container, "priority": priority,
+        "workdir": workdir, "executor": executor, "container": container, "gpus": gpus, "privileged": privileged,
+        "mounts": mounts, "private_network": private_network, "private_pid": private_pid, "priority": priority,
         "time_limit": time_limit, "retries": retries, "array": array,
     }  # fmt: skip
     given = {key: value for key, value in fields.items() if not _is_default(key, value)}
     return _submit(open_share(shared_dir), check({"command": command, **given}), receipt_timeout)
 
 
-_DEFAULTS = {"cores": 1, "executor": "auto", "priority": 0, "retries": 0}
+_DEFAULTS: dict[str, Any] = {
+    "cores": 1, "executor": "auto", "gpus": 0, "private_network": False, "private_pid": False, "priority": 0,
+    "retries": 0,
+}  # fmt: skip
 
 
 def _is_default(key: str, value: object) -> bool:
     if key in _DEFAULTS:
         return type(value) is type(_DEFAULTS[key]) and value == _DEFAULTS[key]
+    if key == "mounts":
+        return value is None  # none at all is not the same as those of the river
     return value is None or (hasattr(value, "__len__") and len(value) == 0 and not isinstance(value, str))
 
 
@@ -172,7 +190,8 @@ def _submit(share: Share, document: dict[str, Any], timeout: float) -> Submissio
     if receipt and receipt.outcome == "refused":
         raise Refused(receipt)
     if receipt and receipt.errors:
-        document["targets"] = [t for t in document["targets"] if t not in {p.value for p in receipt.errors}]
+        left_out = {problem.value for problem in receipt.errors}
+        document["targets"] = [target for target in document["targets"] if target[:VALUE_MOST] not in left_out]
     return Submission(job, *task_range(job, document.get("array"), len(document.get("targets", ()))), receipt, alive)
 
 
@@ -241,17 +260,21 @@ def request(
     *,
     node: str | None = None,
     older_than: float | str | None = None,
+    environment: str | None = None,
+    image: str | None = None,
     shared_dir: str | None = None,
     timeout: float = 1.0,
 ) -> Answer:
     """Ask for something else than a job, and wait up to `timeout` seconds for the receipt.
 
     `kind`: kill, pause, resume, requeue (`targets`: whole job ids and task names, at most 100,000);
-    drain, undrain, forget (`node`); gc (`older_than`: seconds or text as 30d), reindex.
+    drain, undrain, forget (`node`); gc (`older_than`: seconds or text as 30d), reindex;
+    create-container (`image`, `environment`), start-container, stop-container, delete-container, create-tar, delete-tar
+    (`environment`; delete-tar also takes a package's name).
     The receipt of a kill, pause or resume comes when its outcome is known, which may take as long as the task.
     Raises Refused, Invalid, ShareProblem.
     """
-    document = _request(kind, list(targets), node, older_than)
+    document = _request(kind, list(targets), node, older_than, environment, image)
     share = open_share(shared_dir)
     name = new_job_id()
     share.drop(f"{name}.json", json.dumps(document).encode())
@@ -261,19 +284,26 @@ def request(
     return Answer(name, receipt, alive)
 
 
-def _request(kind: str, targets: list[str], node: str | None, older_than: float | str | None) -> dict[str, Any]:
+def _request(
+    kind: str, targets: list[str], node: str | None, older_than: float | str | None, environment: str | None,
+    image: str | None,
+) -> dict[str, Any]:  # fmt: skip
     if kind in CONTROLS:
         if not 0 < len(targets) <= TARGETS_MAX:
             raise Invalid("targets", len(targets), f"name from 1 to {TARGETS_MAX:,} jobs or tasks")
         return {"request": kind, "targets": targets}
     if kind in NODE_REQUESTS:
         return {"request": kind, "node": node}
+    if kind in ENVIRONMENT_REQUESTS:
+        return {"request": kind, "environment": environment, **({"image": image} if image is not None else {})}
     if kind in HOST_REQUESTS:
         return {
             "request": kind,
             **({"older_than": duration("older_than", older_than)} if older_than is not None else {}),
         }
-    raise Invalid("kind", kind, f"one of {', '.join((*CONTROLS, *NODE_REQUESTS, *HOST_REQUESTS))}")
+    raise Invalid(
+        "kind", kind, f"one of {', '.join((*CONTROLS, *NODE_REQUESTS, *HOST_REQUESTS, *ENVIRONMENT_REQUESTS))}"
+    )
 
 
 # -- receipts

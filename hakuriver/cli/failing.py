@@ -9,7 +9,15 @@ import sys
 from hakuriver.errors import HakuRiverError, Invalid
 
 #: Parameters of `submit` whose option has another name.
-_OPTIONS = {"targets": "--target", "command": "COMMAND", "ID": "ID", "from": "--from", "executor": "--executor"}
+_OPTIONS = {
+    "targets": "--target",
+    "mounts": "--mount",
+    "command": "COMMAND",
+    "ID": "ID",
+    "ENV": "ENV",
+    "from": "--from",
+    "executor": "--executor",
+}
 
 
 def explain(error: Exception) -> int:

@@ -47,6 +47,8 @@ class LazyGroup(click.Group):
         "submit": "submit:submit",
         "task": "root:task",
         "node": "root:node",
+        "docker": "root:docker",
+        "docker-shell": "docker_shell:docker_shell",
         "up": "up:up",
         "init": "root:init",
         "host": "host:host",
@@ -115,6 +117,33 @@ def node() -> None:
     \b
     Example:
       hakuriver node list
+    """
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "list-containers": "docker:list_containers",
+        "create-container": "docker:create_container",
+        "start-container": "docker:start_container",
+        "stop-container": "docker:stop_container",
+        "delete-container": "docker:delete_container",
+        "shell": "docker_shell:docker_shell",
+        "list-tars": "docker:list_tars",
+        "create-tar": "docker:create_tar",
+        "delete-tar": "docker:delete_tar",
+    },
+)
+@config_option
+def docker() -> None:
+    """Make environments on the host, and package them for tasks.
+
+    
+    Example:
+      hakuriver docker create-container python:3.12-slim my-env
+      hakuriver docker-shell my-env                    # on the host: pip install ...
+      hakuriver docker create-tar my-env
+      hakuriver submit --container my-env -- python train.py
     """
 
 

@@ -24,6 +24,8 @@ SCHEMAS = {
     "control": ("hakuriver.cli.schemas", "ControlOutput", "--json of kill, pause, resume, requeue, drain, forget, gc"),
     "nodes": ("hakuriver.cli.schemas", "NodesOutput", "`hakuriver node list --json`"),
     "node": ("hakuriver.cli.schemas", "NodeOutput", "`hakuriver node show --json`"),
+    "containers": ("hakuriver.cli.schemas", "ContainersOutput", "`hakuriver docker list-containers --json`"),
+    "packages": ("hakuriver.cli.schemas", "PackagesOutput", "`hakuriver docker list-tars --json`"),
     "doctor": ("hakuriver.cli.schemas", "DoctorOutput", "`hakuriver doctor --json`"),
 }
 
@@ -39,7 +41,7 @@ def schema(name: str | None) -> None:
     """
     if name is None:
         for each, (_, _, what) in SCHEMAS.items():
-            out(f"{each.ljust(10)}{what}")
+            out(f"{each.ljust(12)}{what}")
         return
     out_json(json_schema(name))
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hakuriver.records import JobRow, Load, NodeDescription, NodeRow
+from hakuriver.records import ContainerRow, JobRow, Load, Manifest, NodeDescription, NodeRow
 
 
 class Output(BaseModel):
@@ -88,6 +88,10 @@ class TaskOutput(Output):
     cpu_s: float
     peak_memory_bytes: int | None
     executor: str | None = Field(description="which one was chosen for the latest attempt")
+    gpus: list[int] = Field(description="indices of the GPUs that it holds, or held")
+    environment: str | None = Field(description="the package that it runs in, `<env>-<timestamp>`")
+    phase: str = Field(description="what is done for it before it starts: `syncing <package>`; else empty")
+    target: str | None = Field(description="the node that it must run on, and what of it; null: any node")
     earlier: list[AttemptOutput]
     out: str = Field(description="path of its stdout on this machine; the file appears with its first byte")
     err: str
@@ -174,7 +178,7 @@ class RequestOutput(Output):
 
 
 class ControlOutput(Output):
-    """--json of kill, pause, resume, requeue, node drain, resume, forget, host gc, reindex."""
+    """--json of kill, pause, resume, requeue, node drain, resume, forget, host gc, reindex, docker create-tar ..."""
 
     requests: list[RequestOutput]
 
@@ -197,6 +201,27 @@ class NodeOutput(Output):
     description: NodeDescription | None = Field(description="as its runner told")
     tasks: list[str] = Field(description="that run there, by its newest heartbeat")
     load: Load | None = None
+
+
+class ContainersOutput(Output):
+    """hakuriver docker list-containers --json."""
+
+    model_config = ConfigDict(extra="ignore")
+    at: float | None = Field(description="when the host told, by its clock; null if none ever has")
+    host: str | None
+    engine: str = Field("", description="version of the host's Docker engine; empty: none can be reached")
+    problem: str = Field("", description="why none can be reached")
+    containers: list[ContainerRow]
+
+
+class PackagesOutput(Output):
+    """hakuriver docker list-tars --json."""
+
+    model_config = ConfigDict(extra="ignore")
+    at: float | None = Field(description="when the host told, by its clock; null if none ever has")
+    host: str | None
+    default_problem: str = Field("", description="why the default environment is not there yet")
+    packages: list[Manifest]
 
 
 class FindingOutput(Output):

@@ -34,6 +34,9 @@ COMMENT = "environment of HakuRiver"
 #: Waits for ever in any image with a shell: not all know `sleep infinity`, and `sleep` as process 1 hears no TERM.
 IDLE = ["sh", "-c", "trap 'exit 0' TERM INT QUIT HUP; while :; do sleep 3600 & wait $!; done"]
 
+#: After a reboot it is as it was left: running, unless it was stopped.
+RESTART: Any = {"Name": "unless-stopped"}
+
 #: Called with (step, bytes done, bytes in all); None: not known.
 Note = Callable[[str, "int | None", "int | None"], None]
 
@@ -161,8 +164,7 @@ class Engine:
             made = self._docker.containers.create(
                 image, IDLE, entrypoint=[""], name=environment_container(environment), labels=self.labels(environment),
                 network=network,
-                # After a reboot it is as it was left: running, unless it was stopped.
-                restart_policy={"Name": "unless-stopped", "MaximumRetryCount": 0},
+                restart_policy=RESTART,
             )  # fmt: skip
         self._start_or_remove(made, image)
         return f"{environment} is made from {image}, and runs"
