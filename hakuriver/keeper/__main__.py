@@ -6,7 +6,8 @@ one already: exits 0 and says nothing.
     launcher -> guard -> keeper -> tasks
 
 The guard waits for the keeper. Should the keeper die, its tasks become the guard's children, and it kills them all.
-Both hold the lock on DIR/lock: no other keeper begins before the last task is gone.
+Then it starts another: what Docker or systemd holds goes on, and must be under the lease though no runner comes.
+Both hold the lock on DIR/lock: no other keeper begins before the last process is gone.
 
 Limits: a process that cannot be killed (in a dead mount) keeps the lock until it can be.
 """
@@ -24,6 +25,8 @@ from hakuriver.keeper import kernel, proc
 
 SOCKET = "keeper.sock"
 OUTPUT_LIMIT = 1 << 30  #: bytes, for each of a task's two files
+AGAIN_S, AGAIN_MOST_S = 0.05, 5.0  #: before a keeper that has died is replaced; doubled each time
+STEADY_S = 60.0  #: one that lived that long did not die of its beginnings
 MEMORY_MODES = ("auto", "cgroup", "watch")
 
 
@@ -81,12 +84,8 @@ def detach(directory: str) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def guard(keeper: int) -> int:
-    """Wait for the keeper; if it did not end of its own accord, kill whatever it leaves."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    status = os.waitpid(keeper, 0)[1]
-    if status == 0:
-        return 0
+def clear() -> None:
+    """Kill whatever a keeper has left."""
     pause = 0.001
     while below := _living_below():
         for pid in below:
@@ -94,7 +93,6 @@ def guard(keeper: int) -> int:
         _reap()
         time.sleep(pause)
         pause = min(pause * 2, 0.5)
-    return 1
 
 
 def _living_below() -> set[int]:
@@ -117,6 +115,7 @@ def work(directory: str, lock: int, chosen: dict[str, str], ready: int) -> None:
 
     kernel.become_subreaper()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the guard ignores it
     sys.setswitchinterval(0.0005)  # the main thread and the spawner take turns often
     status = os.fstat(lock)
     owner = f"{status.st_dev:x}-{status.st_ino:x}"
@@ -138,15 +137,38 @@ def _run(call: object, *arguments: object) -> None:
         os._exit(code)
 
 
-def background(directory: str, lock: int, chosen: dict[str, str], ready: int) -> int:
-    """Be the guard, and make the keeper."""
-    detach(directory)
-    kernel.become_subreaper()
+def make(directory: str, lock: int, chosen: dict[str, str]) -> tuple[int, bool]:
+    """Make a keeper: its pid, and whether it came so far that a runner may connect."""
+    heard, ready = os.pipe()
     keeper = os.fork()
     if keeper == 0:
+        os.close(heard)
         _run(work, directory, lock, chosen, ready)
     os.close(ready)
-    return guard(keeper)
+    up = bool(os.read(heard, 1))
+    os.close(heard)
+    return keeper, up
+
+
+def background(directory: str, lock: int, chosen: dict[str, str], ready: int) -> int:
+    """Be the guard: have a keeper, until one ends of its own accord. The launcher hears of the first."""
+    detach(directory)
+    kernel.become_subreaper()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    keeper, up = make(directory, lock, chosen)
+    if up:
+        os.write(ready, b"+")
+    os.close(ready)
+    born, pause = time.monotonic(), AGAIN_S
+    while os.waitpid(keeper, 0)[1] != 0:
+        clear()
+        if not up:
+            return 1
+        pause = AGAIN_S if time.monotonic() - born > STEADY_S else min(pause * 2, AGAIN_MOST_S)
+        time.sleep(pause)
+        born = time.monotonic()
+        keeper, _ = make(directory, lock, chosen)
+    return 0
 
 
 def main() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 
 from hakuriver.keeper.record import fact, queue_line
 from hakuriver.keeper.task import ENDED, PAUSED, RUNNING, Task
@@ -36,8 +35,7 @@ def start(keeper: Keeper, message: Message, raw: bytes) -> None:
 def lease(keeper: Keeper, message: Message, raw: bytes) -> None:
     """The lease, longer or shorter."""
     del raw
-    keeper.lease_until = float(message["until"])
-    keeper.keep_lease()
+    keeper.extend_lease(float(message["until"]))
 
 
 def forget(keeper: Keeper, message: Message, raw: bytes) -> None:
@@ -72,6 +70,8 @@ def control(keeper: Keeper, message: Message, raw: bytes) -> None:
         keeper.answer(key, op, request, False, "unknown")
     elif op == "kill":
         _kill(keeper, task, request, str(message.get("reason") or "killed on request"))
+    elif task.spec.engine and task.alive and task.stop is None:
+        keeper.held.freeze(task, op, request)
     else:
         ok, text = _freeze(keeper, task, op == "pause")
         keeper.answer(key, op, request, ok, text)
@@ -96,7 +96,7 @@ def _freeze(keeper: Keeper, task: Task, pause: bool) -> tuple[bool, str]:
         return True, f"already {wanted}"
     keeper.trees.sweep(task, signal.SIGSTOP if pause else signal.SIGCONT)
     task.phase = wanted
-    keeper.events.append({"kind": kind, "task": task.task, "attempt": task.attempt, "at": time.time()})
+    keeper.tell(task, kind)
     return True, kind
 
 

@@ -12,9 +12,10 @@ import signal
 import time
 
 from hakuriver.keeper import endings, kernel, lease, proc
+from hakuriver.keeper.held import Held
 from hakuriver.keeper.memory import Groups
 from hakuriver.keeper.outputs import Outputs
-from hakuriver.keeper.record import Record, fact, settle
+from hakuriver.keeper.record import Record, fact, settle, started
 from hakuriver.keeper.spawn import Failure, Spawner
 from hakuriver.keeper.task import ENDED, PAUSED, QUEUED, RUNNING, STARTING, Task
 from hakuriver.keeper.timers import Timer, Timers
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from hakuriver.keeper.attendants import Link
     from hakuriver.keeper.messages import Ended
 
 INTENTS = 16  #: tasks whose intents share one fdatasync while a backlog is worked off
@@ -33,7 +35,8 @@ BUSY_S = 0.1  #: intents are made ahead when the last were made less than this a
 MAX_STARTING = 256  #: each has two descriptors open
 TRIM_S, WATCH_S = 1.0, 0.2  #: how often output sizes, and memory without cgroups, are looked at
 UNKILLABLE_S = 10.0  #: after that an end is told although SIGKILL has left something (a process in a dead mount)
-RETRY_KILL_S = 0.5
+RETRY_KILL_S, RETRY_KILL_HELD_S = 0.5, 2.0
+REMOVE_S = 5.0  #: how long a keeper that was told to stop waits for engines to be rid of what has ended
 
 Exit = tuple[int, float, int, float]
 
@@ -42,7 +45,8 @@ class Keeper:
     """All tasks and what holds them. ``events`` and ``chosen`` are taken by the loop at the end of its turn."""
 
     def __init__(self, directory: str, owner: str, output_limit: int, memory_mode: str,
-                 wake: Callable[[], None]) -> None:  # fmt: skip
+                 wake: Callable[[], None], reach: Callable[[str], Link]) -> None:  # fmt: skip
+        """``wake``: called from other threads when the loop has something to take; ``reach``: see `Held`."""
         self.boot = kernel.boot_id()
         self.output_limit = output_limit
         self.record = Record(directory)
@@ -50,7 +54,9 @@ class Keeper:
         self.outputs = Outputs(f"{directory}/out")
         self.timers = Timers()
         self.queue, self.capacity = Queue(), Capacity()
-        self.lease_until: float | None = None
+        self._kept_lease = lease.Kept(directory, self.boot)
+        self.lease_until = self._kept_lease.read()
+        self._leased = False  #: the lease was told by a runner of ours; one found in the file only ends things
         self.events: list[Any] = []
         self.chosen: list[Task] = []
         self.sync = False  #: the record's next flush must be durable
@@ -58,14 +64,16 @@ class Keeper:
         self.living: dict[int, Task] = {}
         self.live = 0  #: tasks that have not ended
         self.trees = Trees(owner, lambda: self.living)
-        self._recover(owner)
-        self.groups = Groups(owner, memory_mode)
-        self.spawner = Spawner(self.may_start, wake)
+        self.held = Held(self, owner, reach)
         self._lingering: list[Task] = []
         self._early: dict[int, Exit] = {}
         self._last_sync = 0.0
         self._ticking: dict[str, Timer] = {}
         self._fence: Timer | None = None
+        self._remove_until = 0.0
+        self._recover(owner)
+        self.groups = Groups(owner, memory_mode)
+        self.spawner = Spawner(self.may_start, wake)
 
     # -- recovery
 
@@ -83,6 +91,26 @@ class Keeper:
         self.outputs.begin({task.slot_number for task in tasks if task.slot_number is not None})
         self.record.compact(self.known, self.boot)
         self.enqueue([task for task in tasks if task.phase == QUEUED])
+        for task in tasks:
+            if task.spec.engine and task.intended:
+                self._adopt(task)
+
+    def _adopt(self, task: Task) -> None:
+        """Go on with what an engine holds, or may hold, since the keeper before us."""
+        self.held.adopt(task)
+        if task.phase in (STARTING, RUNNING, PAUSED) and task.slot_number is not None:
+            self.live += 1
+            self.capacity.reserve(task)
+            task.slot = self.outputs.resume(task.slot_number)
+            if task.phase != STARTING:
+                self.watch(task)
+
+    def begin(self) -> None:
+        """Before the first turn: what engines hold is looked for, under the lease that the keeper before us had."""
+        self.held.begin_again()
+        if self.lease_until is None and self.held.tasks:
+            self.lease_until = 0.0  # nobody knows: what may be rerun elsewhere must not go on
+        self.keep_lease()
 
     # -- queue and lease
 
@@ -96,8 +124,14 @@ class Keeper:
         """The last look before a start. Called from spawner threads too."""
         now = kernel.boottime()
         return task.stop is None and lease.may_start(
-            self.lease_until, now, rerunnable=task.rerunnable, grace_s=task.spec.grace_s
+            self.lease_until if self._leased else None, now, rerunnable=task.rerunnable, grace_s=task.spec.grace_s
         )
+
+    def extend_lease(self, until: float) -> None:
+        """The lease, longer or shorter."""
+        self.lease_until, self._leased = until, True
+        self._kept_lease.write(until)
+        self.keep_lease()
 
     def keep_lease(self) -> None:
         """Stop what may not run any longer, and look again when the next must be stopped."""
@@ -109,6 +143,8 @@ class Keeper:
         for task in list(self.known.tasks.values()):
             if not task.rerunnable or task.phase == ENDED or task.stop is not None:
                 continue
+            if task.phase == QUEUED and not self._leased:
+                continue
             at = lease.fence_at(self.lease_until, task.spec.grace_s)
             if at <= now:
                 self.stop(task, "fenced", "the node's lease ran out")
@@ -119,10 +155,19 @@ class Keeper:
 
     # -- starting
 
+    def act(self) -> bool:
+        """The end of a turn: choose, have the record say so, carry it out. False if the disk refuses the record."""
+        self.choose()
+        if not self.record.flush(self.sync):
+            return False
+        self.sync = False
+        self.hand_over()
+        return True
+
     def choose(self) -> None:
         """Choose what starts now; afterwards the record says so."""
         now = kernel.boottime()
-        if self.closing or self.lease_until is None or now >= self.lease_until:
+        if self.closing or not self._leased or self.lease_until is None or now >= self.lease_until:
             return
         if self.spawner.in_flight > MAX_STARTING // 2:
             return  # then many at once: they share a sync
@@ -139,7 +184,11 @@ class Keeper:
             self.chosen += chosen
 
     def _prepare(self, task: Task) -> bool:
-        """Give a task what it needs to start; False if that ended it."""
+        """Give a task what it needs to start; False if that ended it, or if its engine is not to be tried yet."""
+        rests_until = self.held.rests_until(task) if task.spec.engine else 0.0
+        if rests_until:
+            self.timers.at(rests_until, lambda: self.queue.push(task))
+            return False
         if not self.may_start(task):
             self.end_unborn(task, "fenced", "the node's lease runs out")
             return False
@@ -147,7 +196,7 @@ class Keeper:
         try:
             task.slot = self.outputs.take()
             task.slot_number = task.slot.number
-            if task.spec.memory_bytes and self.groups.version:
+            if task.spec.memory_bytes and self.groups.version and not task.spec.engine:
                 task.group = self.groups.make(str(task.n), task.spec.memory_bytes)
         except OSError as problem:
             self._release(task)
@@ -171,9 +220,13 @@ class Keeper:
 
     def hand_over(self) -> None:
         """The record is safe: start what was chosen."""
+        self.held.turn()
         for task in self.chosen:
-            self.spawner.hand_over(task)
-        if self.chosen:
+            if task.spec.engine:
+                self.held.begin(task)
+            else:
+                self.spawner.hand_over(task)
+        if self.spawner.in_flight:
             self.tick("relieve", 1.0, self._relieve)
         self.chosen = []
 
@@ -186,7 +239,7 @@ class Keeper:
         while result := self.spawner.take():
             task, made, ticks = result
             if isinstance(made, Failure):
-                self._not_started(task, made)
+                self.not_started(task, made.code, made.text, fenced=task.rerunnable)
             else:
                 self._started(task, made, ticks)
         if not self.spawner.in_flight:
@@ -195,40 +248,55 @@ class Keeper:
     def _started(self, task: Task, pid: int, ticks: int | None) -> None:
         task.pid, task.ticks, task.phase = pid, ticks, RUNNING
         self.living[pid] = task
-        at = task.started_at
-        self.record.add(fact("started", n=task.n, pid=pid, ticks=ticks, at=at))
-        self.events.append({"kind": "started", "task": task.task, "attempt": task.attempt, "pid": pid,
-                            "ticks": ticks, "at": at, "slot": task.slot_number})  # fmt: skip
-        if task.slot is not None:
-            self.outputs.spare(task.slot)
+        self._tell_started(task)
         early = self._early.pop(pid, None)
         if early is not None:
             self._exited([(task, early)])
         elif task.stop is not None:
             self._terminate(task)
         else:
-            self._watch(task)
+            self.watch(task)
 
-    def _watch(self, task: Task) -> None:
+    def started_in_engine(self, task: Task, pid: int | None, at: float | None) -> None:
+        """An engine has started it. ``at``: since 1970, as the engine says."""
+        now = time.time()
+        task.pid, task.phase, task.started_at = pid, RUNNING, now if at is None else at
+        task.since = kernel.boottime() - max(0.0, now - task.started_at)
+        self._tell_started(task)
+        if task.stop is not None:
+            self._terminate(task)
+        else:
+            self.watch(task)
+
+    def _tell_started(self, task: Task) -> None:
+        self.record.add(started(task))
+        self.events.append({"kind": "started", "task": task.task, "attempt": task.attempt, "pid": task.pid,
+                            "ticks": task.ticks, "at": task.started_at, "slot": task.slot_number})  # fmt: skip
+        if task.slot is not None:
+            self.outputs.spare(task.slot)
+
+    def watch(self, task: Task) -> None:
         """Begin to enforce the limits of a task that runs."""
         limit = task.spec.time_limit_s
         if limit is not None:
             text = f"the time limit of {limit:g} s was reached"
-            task.deadline = self.timers.at(kernel.boottime() + limit, lambda: self.stop(task, "time_limit", text))
+            since = kernel.boottime() if task.since is None else task.since
+            task.deadline = self.timers.at(since + limit, lambda: self.stop(task, "time_limit", text))
         self.tick("trim", TRIM_S, self._trim)
-        if task.spec.memory_bytes and task.group is None:
+        if task.spec.memory_bytes and task.group is None and not task.spec.engine:
             self.tick("memory", WATCH_S, self._watch_memory)
 
-    def _not_started(self, task: Task, failure: Failure) -> None:
-        self._give_back(task)
-        if failure.code is not None:
-            self.end_unborn(task, "launch", failure.text, exit_code=failure.code)
+    def not_started(self, task: Task, code: int | None, text: str, *, fenced: bool) -> None:
+        """It could not be started, or without a code was not to be: then it goes back into the queue unless fenced."""
+        self.give_back(task)
+        if code is not None:
+            self.end_unborn(task, "launch", text, exit_code=code)
         elif task.stop is not None:
             self.end_unborn(task, task.stop, task.stop_reason)
-        elif task.rerunnable:
+        elif fenced:
             self.end_unborn(task, "fenced", "the node's lease runs out")
         else:
-            task.phase = QUEUED
+            task.phase, task.slot_number = QUEUED, None
             self.record.add(fact("back", n=task.n))
             self.queue.push(task)
 
@@ -247,10 +315,11 @@ class Keeper:
         self._ticking[name] = self.timers.at(kernel.boottime() + every, turn)
 
     def _trim(self) -> bool:
-        for task in self.living.values():
+        running = [*self.living.values(), *self.held.running()]
+        for task in running:
             if task.slot is not None:
                 task.slot.trim(self.output_limit)
-        return bool(self.living)
+        return bool(running)
 
     def _watch_memory(self) -> bool:
         watched = [t for t in self.living.values() if t.spec.memory_bytes and t.group is None]
@@ -275,7 +344,9 @@ class Keeper:
         self.timers.cancel(task.deadline)
         grace = task.spec.grace_s if grace_s is None else grace_s
         task.deadline = self.timers.at(kernel.boottime() + grace, lambda: self._kill(task))
-        if task.alive and grace > 0:
+        if task.spec.engine:
+            self.held.signal(task, "term" if grace > 0 else "kill")
+        elif task.alive and grace > 0:
             self._terminate(task)
         elif task.alive:
             self._kill(task)
@@ -284,6 +355,8 @@ class Keeper:
         late = task.deadline is None or task.deadline.when <= kernel.boottime()
         if late:  # it started after its SIGKILL was due
             self._kill(task)
+        elif task.spec.engine:
+            self.held.signal(task, "term")
         elif task.phase == PAUSED:
             self.trees.signal(task, signal.SIGTERM, signal.SIGCONT)
         else:
@@ -293,18 +366,23 @@ class Keeper:
         """SIGKILL, again and again until the task ends."""
         if task.phase == ENDED or task.exit is not None:
             return
-        if task.alive:
+        if task.spec.engine:
+            self.held.signal(task, "kill")
+        elif task.alive:
             self.trees.sweep(task, signal.SIGKILL)
         else:
             for pid in self.spawner.unborn(task):
                 if pid not in self.living:
                     proc.send(pid, signal.SIGKILL)
         self.timers.cancel(task.deadline)
-        task.deadline = self.timers.at(kernel.boottime() + RETRY_KILL_S, lambda: self._kill(task))
+        again = RETRY_KILL_HELD_S if task.spec.engine else RETRY_KILL_S
+        task.deadline = self.timers.at(kernel.boottime() + again, lambda: self._kill(task))
 
     def shut_down(self) -> None:
         """Stop all that runs; what is queued stays in the record for the next keeper."""
         self.closing = True
+        self._remove_until = kernel.boottime() + REMOVE_S
+        self.timers.at(self._remove_until, lambda: None)
         for task in list(self.known.tasks.values()):
             if task.phase not in (QUEUED, ENDED):
                 self.stop(task, "shutdown", "node rebooted or shut down: the keeper was told to stop")
@@ -312,7 +390,9 @@ class Keeper:
     @property
     def busy(self) -> bool:
         """Whether any task has, or is about to have, a process."""
-        return bool(self.living or self._lingering or self.chosen or self.spawner.in_flight)
+        if self.living or self._lingering or self.chosen or self.spawner.in_flight or self.held.tasks:
+            return True
+        return bool(self.held.leaving) and kernel.boottime() < self._remove_until
 
     # -- ending
 
@@ -326,6 +406,8 @@ class Keeper:
                 break
             if not pid:
                 break
+            if pid in self.trees.attendants:
+                self.held.gone(pid)
             self.trees.reaped(pid)
             found = (status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, time.monotonic())
             task = self.living.get(pid)
@@ -367,7 +449,7 @@ class Keeper:
             self.tick("clear", 0.02, self._clear)
         return bool(self._lingering)
 
-    def _give_back(self, task: Task) -> tuple[int, int]:
+    def give_back(self, task: Task) -> tuple[int, int]:
         """Free what a task held: its bytes of output."""
         self.timers.cancel(task.deadline)
         task.deadline = None
@@ -381,30 +463,37 @@ class Keeper:
         return self.outputs.give_back(slot) if slot is not None else (0, 0)
 
     def _release(self, task: Task) -> None:
-        self._give_back(task)
+        self.give_back(task)
         task.slot_number = None
 
     def _finish(self, task: Task, left: int = 0) -> None:
-        sizes = self._give_back(task)
+        sizes = self.give_back(task)
         own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         end = endings.ended(task, time.time(), sizes, own_peak)
         if left:
             end["reason"] += f"; {left} of its processes cannot be killed"
-        self._end(task, end)
+        self.end(task, end)
 
     def end_unborn(self, task: Task, cause: str, reason: str, **more: Any) -> None:
         """End a task that never had a process."""
         task.started_at = None
-        self._end(task, endings.unborn(task, cause, reason, time.time(), **more))
+        self.end(task, endings.unborn(task, cause, reason, time.time(), **more))
 
-    def _end(self, task: Task, end: Ended) -> None:
+    def end(self, task: Task, end: Ended) -> None:
+        """How it ended: for the record, the runner and those who asked for it."""
         task.phase, task.end, task.slot_number = ENDED, end, end["slot"]
         self.live -= 1
+        if task.spec.engine and task.intended:
+            self.held.leave(task)
         self.record.add(fact("ended", n=task.n, e=end))
         self.events.append(end)
         for request in task.answers:
             self.answer_kill(task, request)
         task.answers = []
+
+    def tell(self, task: Task, kind: str) -> None:
+        """Tell the runner that a task was paused or resumed."""
+        self.events.append({"kind": kind, "task": task.task, "attempt": task.attempt, "at": time.time()})
 
     def answer(self, key: tuple[str, int], op: str, request: str | None, ok: bool, text: str) -> None:
         """Answer a control."""
@@ -418,7 +507,9 @@ class Keeper:
         self.answer(task.key, "kill", request, ok, "killed" if ok else f"already {task.end['state']}")
 
     def forget(self, task: Task) -> None:
-        """Drop an ended task and its output."""
+        """Drop an ended task and its output, if not now then when its engine is rid of it."""
+        if task.spec.engine and not self.held.forget(task):
+            return
         if task.end is not None and task.end["slot"] is not None:
             self.outputs.drop(task.end["slot"])
         self.record.add(fact("forget", n=[task.n]))

@@ -9,6 +9,7 @@ TYPE_CHECKING = False  # the real one would load the typing module
 if TYPE_CHECKING:
     from typing import Any
 
+    from hakuriver.attendant.messages import Ended as Told
     from hakuriver.keeper.messages import Ended
     from hakuriver.keeper.task import Task
 
@@ -22,6 +23,11 @@ STOPPED = {
     "launch": "failed",
     "reboot": "failed",
     "keeper_died": "failed",
+    "lost_track": "failed",
+}
+GONE = {
+    "docker": "its container is gone, and how it ended with it: was it removed by hand?",
+    "systemd": "its unit is gone, and how it ended with it: was it reset by hand, or systemd's state lost?",
 }
 
 
@@ -37,7 +43,11 @@ def verdict(stop: str | None, stop_reason: str, status: int, oom: bool) -> tuple
     """State, cause and reason for a wait status. What stopped it goes before how it then ended."""
     if stop is not None:
         return STOPPED[stop], stop, stop_reason
-    code = os.waitstatus_to_exitcode(status)
+    return _by_itself(os.waitstatus_to_exitcode(status), oom)
+
+
+def _by_itself(code: int, oom: bool) -> tuple[str, str, str]:
+    """State, cause and reason for an exit code; negative: a signal."""
     if oom and code != 0:
         return "killed_oom", "oom", "the memory limit was reached"
     if code < 0:
@@ -74,6 +84,36 @@ def ended(task: Task, now: float, sizes: tuple[int, int], own_peak: int) -> Ende
         state=state, cause=cause, ran=True, exit_code=code if code >= 0 else None, signal=-code if code < 0 else None,
         wall_s=round(mono - (task.started_mono or mono), 6), cpu_s=round(cpu, 6),
         peak_memory_bytes=task.peak if task.metered else peak(task.peak, maxrss, own_peak),
-        out_bytes=sizes[0], err_bytes=sizes[1],
-        slot=task.slot_number if sizes != (0, 0) else None,
+        **_output(task, sizes),
     )  # fmt: skip
+
+
+def held(task: Task, told: Told, sizes: tuple[int, int]) -> Ended:
+    """The end of a task that an engine held, as its attendant tells it."""
+    code, number = told["exit_code"], told["signal"]
+    if task.stop is not None:
+        state, cause, reason = STOPPED[task.stop], task.stop, task.stop_reason
+    elif code is None and not number:
+        state, cause, reason = "failed", "lost_track", "nobody knows how it ended"
+    else:
+        state, cause, reason = _by_itself(-(number or 0) if code is None else code, told["oom"])
+    if told["text"] and state != "completed":
+        reason = f"{reason}: {told['text']}"
+    return unborn(
+        task, "killed", reason, told["ended_at"],
+        state=state, cause=cause, ran=True, exit_code=code, signal=number if code is None else None,
+        wall_s=round(told["wall_s"], 6), cpu_s=round(told["cpu_s"], 6), peak_memory_bytes=told["peak_memory_bytes"],
+        **_output(task, sizes),
+    )  # fmt: skip
+
+
+def gone(task: Task, now: float, sizes: tuple[int, int]) -> Ended:
+    """The end of a task that ran, and of which its engine knows nothing any more."""
+    cause, reason = "lost_track", GONE.get(task.spec.engine, "it is gone")
+    if task.stop is not None:
+        cause, reason = task.stop, task.stop_reason
+    return unborn(task, cause, reason, now, ran=True, **_output(task, sizes))
+
+
+def _output(task: Task, sizes: tuple[int, int]) -> dict[str, Any]:
+    return {"out_bytes": sizes[0], "err_bytes": sizes[1], "slot": task.slot_number if sizes != (0, 0) else None}

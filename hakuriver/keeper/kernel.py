@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SFD_FLAGS = TFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 TFD_TIMER_ABSTIME = 1
 FALLOC_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
@@ -37,6 +38,11 @@ def check(result: int) -> int:
 def become_subreaper() -> None:
     """Orphaned descendants become children of this process (prctl(2))."""
     check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process when the thread that made it ends (prctl(2)); also after an exec."""
+    check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
 
 
 def signalfd(signals: set[int]) -> int:

@@ -17,15 +17,16 @@ from hakuriver.keeper import kernel
 from hakuriver.keeper.commands import COMMANDS
 from hakuriver.keeper.core import Keeper
 from hakuriver.keeper.record import encode
+from hakuriver.keeper.wire import Wire
 
 TYPE_CHECKING = False  # the real one would load the typing module
 if TYPE_CHECKING:
     from typing import Any
 
+    from hakuriver.keeper.attendants import Link
+
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
 GRACE_S = 2.0  #: how long a keeper with nothing to do waits for a runner
-MAX_LINE = 64 << 20  #: bytes; a runner that sends a longer line is cut off
-MAX_UNREAD = 64 << 20  #: bytes; a runner that leaves more unread is cut off, and told all at its next hello
 RETRY_RECORD_S = 1.0
 LOCAL_PEER = struct.Struct("3i")  #: struct ucred: pid, uid, gid
 
@@ -44,52 +45,14 @@ def peer_uid(sock: socket.socket) -> int:
     return uid
 
 
-class Connection:
-    """The runner's end. Never blocks: what it does not read waits here."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.greeted = False
-        self.unread = bytearray()
-        self._partial = bytearray()
-
-    def lines(self) -> list[bytes]:
-        """The complete lines that have come. Raises OSError at the end of the connection."""
-        try:
-            data = self.sock.recv(1 << 20)
-        except BlockingIOError:
-            return []
-        if not data or len(self._partial) > MAX_LINE:
-            raise ConnectionError("closed")
-        self._partial += data
-        if b"\n" not in data:
-            return []
-        *complete, rest = self._partial.split(b"\n")
-        self._partial = rest
-        return [bytes(line) for line in complete]
-
-    def send(self, text: str) -> None:
-        """Queue a line."""
-        self.unread += text.encode() + b"\n"
-        if len(self.unread) > MAX_UNREAD:
-            raise ConnectionError("the runner does not read")
-
-    def push(self) -> None:
-        """Send what the socket takes."""
-        try:
-            while self.unread:
-                del self.unread[: self.sock.send(self.unread)]
-        except BlockingIOError:
-            pass  # the rest goes when the loop hears that there is room
-
-
 class Loop:
     """Descriptors and turns."""
 
     def __init__(self, directory: str, listener: socket.socket, owner: str, output_limit: int, mode: str) -> None:
         self._listener = listener
-        self._connection: Connection | None = None
+        self._directory = directory
+        self._connection: Wire | None = None
+        self._greeted = False
         self._epoll = select.epoll()
         self._signals = kernel.signalfd({int(number) for number in SIGNALS})
         self._timer = kernel.BootTimer()
@@ -98,12 +61,13 @@ class Loop:
         self._awake = True  # the spawner need not wake us: we look before we sleep
         self._idle: Any = None
         self._stop = self._hello_due = False
-        self.keeper = Keeper(directory, owner, output_limit, mode, self._wake)
+        self.keeper = Keeper(directory, owner, output_limit, mode, self._wake, self._reach)
         for fd in (listener.fileno(), self._signals, self._timer.fd, self._event):
             self._epoll.register(fd, select.EPOLLIN)
 
     def run(self) -> None:
         """Until there is nothing to do."""
+        self.keeper.begin()
         self._turn([])
         while not self._stop:
             self._turn(self._epoll.poll())
@@ -129,6 +93,8 @@ class Loop:
                 self._accept()
             elif self._connection is not None and fd == self._connection.sock.fileno():
                 self._hear_runner()
+            else:
+                self._hear_attendant(fd)
         keeper = self.keeper
         keeper.take_results()
         if children:
@@ -138,15 +104,12 @@ class Loop:
 
     def _finish_turn(self) -> None:
         keeper = self.keeper
-        keeper.choose()
-        if keeper.record.flush(keeper.sync):
-            keeper.sync = False
-            keeper.hand_over()
-            if keeper.record.grown:
-                self._compact()
-        else:
+        if not keeper.act():
             keeper.tick("record", RETRY_RECORD_S, lambda: False)
+        elif keeper.record.grown:
+            self._compact()
         self._tell()
+        self._order()
         self._watch_idle()
         self._arm()
 
@@ -172,7 +135,7 @@ class Loop:
             sock.close()
             return
         self._drop()
-        self._connection = Connection(sock)
+        self._connection, self._greeted = Wire(sock), False
         self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
 
     def _drop(self) -> None:
@@ -208,18 +171,57 @@ class Loop:
             return
         try:
             if self._hello_due:
-                self._hello_due, connection.greeted = False, True
+                self._hello_due, self._greeted = False, True
                 connection.send(encode(self._hello()))
                 events = [event for event in events if event["kind"] == "answer"]
-            if events and connection.greeted:
+            if events and self._greeted:
                 connection.send(encode({"ev": "events", "events": events}))
-            waiting = bool(connection.unread)
-            connection.push()
-            if waiting:
-                writable = select.EPOLLOUT if connection.unread else 0
-                self._epoll.modify(connection.sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP | writable)
+            self._push(connection)
         except OSError:
             self._drop()
+
+    def _push(self, wire: Wire) -> None:
+        waiting = bool(wire.unread)
+        wire.push()
+        if waiting:
+            writable = select.EPOLLOUT if wire.unread else 0
+            self._epoll.modify(wire.sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP | writable)
+
+    # -- attendants
+
+    def _reach(self, kind: str) -> Link:
+        """Start an attendant. Raises OSError."""
+        from hakuriver.keeper import attendants  # where no engine is used it is not loaded
+
+        link = attendants.start(kind, f"{self._directory}/attendant-{kind}")
+        self.keeper.trees.attendants.add(link.pid)
+        self._epoll.register(link.sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+        return link
+
+    def _hear_attendant(self, fd: int) -> None:
+        for attendant in self.keeper.held.attendants():
+            link = attendant.link
+            if link is None or link.sock.fileno() != fd:
+                continue
+            try:
+                for line in link.lines():
+                    self.keeper.held.hear(attendant, json.loads(line))
+            except OSError:
+                self.keeper.held.lost(attendant)
+            except Exception:  # news that make no sense: the next attendant tells them again
+                _log()
+                self.keeper.held.lost(attendant)
+
+    def _order(self) -> None:
+        """Send attendants what was ordered of them."""
+        for attendant in self.keeper.held.attendants():
+            if attendant.link is not None and attendant.link.unread:
+                try:
+                    self._push(attendant.link)
+                except OSError:
+                    self.keeper.held.lost(attendant)
+
+    # -- the runner
 
     def _hello(self) -> dict[str, Any]:
         keeper = self.keeper

@@ -11,8 +11,9 @@ from typing import Any, Literal, TypedDict
 Phase = Literal["queued", "starting", "running", "paused", "ended"]
 State = Literal["completed", "failed", "killed", "killed_oom", "fenced"]
 Cause = Literal[
-    "exit", "signal", "time_limit", "launch", "reboot", "keeper_died", "killed", "oom", "fenced", "shutdown"
-]
+    "exit", "signal", "time_limit", "launch", "reboot", "keeper_died", "killed", "oom", "fenced", "shutdown",
+    "lost_track",
+]  # fmt: skip
 
 
 class SpecMessage(TypedDict, total=False):
@@ -25,6 +26,8 @@ class SpecMessage(TypedDict, total=False):
     memory_bytes: int | None
     time_limit_s: float | None  #: from the start of the attempt, pauses counted
     grace_s: float  #: between SIGTERM and SIGKILL; 10 unless told
+    engine: str  #: what holds them, docker or systemd; absent: they are processes of the keeper's own
+    settings: dict[str, Any]  #: for the engine, see `runner.executors`
 
 
 class _TaskNames(TypedDict):
@@ -38,6 +41,7 @@ class TaskMessage(_TaskNames, total=False):
     rerunnable: bool  #: the cluster may start it elsewhere: it runs under the lease
     priority: int  #: higher first
     env: dict[str, str]  #: added to the environment of the spec
+    settings: dict[str, Any]  #: added to the settings of the spec
     meta: Any  #: returned untouched in ``hello``
 
 
@@ -90,10 +94,13 @@ class Rerunnable(TypedDict):
 
 
 class Started(_TaskNames):
-    """A process runs. ``ticks``: field 22 of /proc/PID/stat, null if it had ended before it could be read."""
+    """A process runs. ``ticks``: field 22 of /proc/PID/stat, null if it had ended before it could be read.
+
+    Of what an engine holds ``pid`` is the engine's word, and ``ticks`` null.
+    """
 
     kind: Literal["started"]
-    pid: int
+    pid: int | None
     ticks: int | None
     at: float
     slot: int

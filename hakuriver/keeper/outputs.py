@@ -151,6 +151,13 @@ class Outputs:
             self._open += 1
         return slot
 
+    def resume(self, number: int) -> Slot:
+        """The slot of a task that goes on under this keeper; its files are there, or are made."""
+        slot = Slot(self.directory, number)
+        slot.open()
+        slot.close()
+        return slot
+
     def spare(self, slot: Slot) -> None:
         """After the start of a task: give descriptors back when many are open."""
         if slot.fds and self._open > KEEP_OPEN:

@@ -5,7 +5,8 @@
     {"r":"intent","n":[N,...]}                    these may be started from now on (the only line that is synced)
     {"r":"go","t":[[N,SLOT],...]}                 these are handed to the spawner: a process may exist
     {"r":"back","n":N}                            this one was not started after all: queued again
-    {"r":"started","n":N,"pid":P,"ticks":T,"at":U}
+    {"r":"started","n":N,"pid":P,"ticks":T,"at":U}     of what an engine holds also "since", CLOCK_BOOTTIME
+    {"r":"paused","n":N,"on":BOOL}                the engine that holds this one has paused it, or let it go on
     {"r":"ended","n":N,"e":ENDED}
     {"r":"flag","n":N,"rerunnable":BOOL}
     {"r":"forget","n":[N,...]}
@@ -39,6 +40,12 @@ encode = json.JSONEncoder(separators=(",", ":")).encode
 def fact(kind: str, **more: Any) -> bytes:
     """A line of the record."""
     return encode({"r": kind, **more}).encode() + b"\n"
+
+
+def started(task: Task) -> bytes:
+    """The line for a start."""
+    since = {} if task.since is None else {"since": task.since}
+    return fact("started", n=task.n, pid=task.pid, ticks=task.ticks, at=task.started_at, **since)
 
 
 def queue_line(n: int, message: bytes) -> bytes:
@@ -78,6 +85,7 @@ class Known:
 
 def _started(task: Task, line: dict[str, Any]) -> None:
     task.phase, task.pid, task.ticks, task.started_at = RUNNING, line["pid"], line["ticks"], line["at"]
+    task.since = line.get("since")
 
 
 def _ended(task: Task, line: dict[str, Any]) -> None:
@@ -100,6 +108,8 @@ def _apply(known: Known, line: dict[str, Any]) -> None:
         numbers[line["n"]].phase, numbers[line["n"]].slot_number = QUEUED, None
     elif kind == "started":
         _started(numbers[line["n"]], line)
+    elif kind == "paused":
+        numbers[line["n"]].phase = PAUSED if line["on"] else RUNNING
     elif kind == "ended":
         _ended(numbers[line["n"]], line)
     elif kind == "flag":
@@ -125,11 +135,16 @@ def _read_line(known: Known, raw: bytes) -> None:
 
 
 def settle(known: Known, boot: str, now: float) -> list[tuple[Task, Ended]]:
-    """The endings that follow from the keeper's being a new one. ``now``: unix time; sizes are the caller's to add."""
+    """The endings that follow from the keeper's being a new one. ``now``: unix time; sizes are the caller's to add.
+
+    What an engine holds outlives a keeper, but no reboot.
+    """
     rebooted = known.boot != boot
     cause, reason = ("reboot", "node rebooted") if rebooted else ("keeper_died", "the keeper died, its tasks with it")
     settled = []
     for task in known.tasks.values():
+        if task.spec.engine and not rebooted and task.phase in (STARTING, RUNNING, PAUSED):
+            continue
         # On the same boot "go" is never lost, so an intent alone proves that nothing was started.
         if task.phase in (STARTING, RUNNING, PAUSED) or (task.phase == QUEUED and task.intended and rebooted):
             settled.append((task, endings.unborn(task, cause, reason, now, ran=True)))
@@ -229,6 +244,8 @@ def _phase_lines(task: Task) -> Iterable[bytes]:
     if task.phase in (STARTING, RUNNING, PAUSED):
         yield fact("go", t=[[task.n, task.slot_number]])
     if task.phase in (RUNNING, PAUSED):
-        yield fact("started", n=task.n, pid=task.pid, ticks=task.ticks, at=task.started_at)
+        yield started(task)
+    if task.phase == PAUSED:
+        yield fact("paused", n=task.n, on=True)
     if task.phase == ENDED:
         yield fact("ended", n=task.n, e=task.end)

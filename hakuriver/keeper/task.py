@@ -25,8 +25,8 @@ def environment(env: dict[str, str]) -> list[bytes]:
 class Spec:
     """What the tasks of one ``start`` have in common. Raises if the message makes no sense."""
 
-    __slots__ = ("argv", "c_argv", "cores", "cwd", "env", "env_bytes", "grace_s", "memory_bytes", "programs",
-                 "raw", "time_limit_s")  # fmt: skip
+    __slots__ = ("argv", "c_argv", "cores", "cwd", "engine", "env", "env_bytes", "grace_s", "memory_bytes",
+                 "programs", "raw", "settings", "time_limit_s")  # fmt: skip
 
     def __init__(self, raw: SpecMessage) -> None:
         self.raw = raw
@@ -40,6 +40,8 @@ class Spec:
         self.cores = int(raw.get("cores") or 0)
         self.memory_bytes = raw.get("memory_bytes")
         self.time_limit_s = raw.get("time_limit_s")
+        self.engine = str(raw.get("engine") or "")  #: empty: a process of our own
+        self.settings: dict[str, Any] = dict(raw.get("settings") or {})
         grace = raw.get("grace_s")
         self.grace_s = 10.0 if grace is None else float(grace)
         #: Filled by the spawner: the argument vector for C, and where programs were found, by PATH.
@@ -52,8 +54,8 @@ class Task:
 
     __slots__ = (
         "answers", "attempt", "attempt_env", "deadline", "end", "exit", "group", "intended", "key", "marker", "meta",
-        "metered", "n", "oom", "peak", "phase", "pid", "priority", "rerunnable", "slot", "slot_number", "spec",
-        "started_at", "started_mono", "stop", "stop_reason", "task", "ticks", "waited_since",
+        "metered", "n", "oom", "peak", "phase", "pid", "priority", "rerunnable", "settings", "since", "slot",
+        "slot_number", "spec", "started_at", "started_mono", "stop", "stop_reason", "task", "ticks", "waited_since",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, raw: TaskMessage, n: int, owner: str) -> None:
@@ -64,6 +66,7 @@ class Task:
         self.rerunnable = bool(raw.get("rerunnable", False))
         self.priority = int(raw.get("priority") or 0)
         self.attempt_env: dict[str, str] = dict(raw.get("env") or {})
+        self.settings: dict[str, Any] = dict(raw.get("settings") or {})  #: of its engine, beside the spec's
         self.meta = raw.get("meta")
         self.marker = os.fsencode(f"{MARKER}={owner}/{self.task}/{self.attempt}")
         self.phase = QUEUED
@@ -72,6 +75,7 @@ class Task:
         self.ticks: int | None = None
         self.started_at: float | None = None
         self.started_mono: float | None = None
+        self.since: float | None = None  #: start of one that an engine holds, CLOCK_BOOTTIME
         self.slot: Slot | None = None
         self.slot_number: int | None = None
         self.stop: str | None = None  #: why it is being stopped: a Cause
@@ -88,15 +92,19 @@ class Task:
 
     @property
     def alive(self) -> bool:
-        """Whether a process of it exists and the main one has not been reaped."""
-        return self.pid is not None and self.exit is None and self.phase in (RUNNING, PAUSED)
+        """Whether a process of it exists and the main one has not been reaped, or its engine holds it."""
+        known = self.pid is not None or bool(self.spec.engine)
+        return known and self.exit is None and self.phase in (RUNNING, PAUSED)
 
     def message(self) -> TaskMessage:
         """The task as the runner told it, for the record."""
-        return {
+        message: TaskMessage = {
             "task": self.task, "attempt": self.attempt, "rerunnable": self.rerunnable,
             "priority": self.priority, "env": self.attempt_env, "meta": self.meta,
         }  # fmt: skip
+        if self.settings:
+            message["settings"] = self.settings
+        return message
 
     def state(self) -> TaskState:
         """What ``hello`` tells."""

@@ -30,16 +30,18 @@ class Trees:
         self._self = os.getpid()
         self._exact = os.path.exists(f"/proc/self/task/{self._self}/children")
         self._orphans: dict[int, Task | None] = {}  # children that we did not start, and whose they are
+        self.attendants: set[int] = set()  #: children that are no task's
 
     def reaped(self, pid: int) -> None:
         """A child is gone."""
+        self.attendants.discard(pid)
         self._orphans.pop(pid, None)
 
     def strangers(self) -> set[int]:
         """Children that no task is known for, from one read."""
         orphans = proc.children(self._self, self._self)
-        living = self._living()
-        return {pid for pid in orphans if pid not in living and self._orphans.get(pid) is None}
+        known = self._living().keys() | self.attendants
+        return {pid for pid in orphans if pid not in known and self._orphans.get(pid) is None}
 
     def quiet(self, task: Task, strangers: set[int]) -> bool:
         """Whether nothing can be left of a task whose main process has been reaped. Cheap."""
@@ -71,10 +73,11 @@ class Trees:
     def _adopt(self, table: Table, extra: Iterable[Task]) -> None:
         """Find out whose each unknown child is. (Children of other threads are tasks about to start.)"""
         living = self._living()
+        known = living.keys() | self.attendants
         tasks = {task.marker: task for task in (*living.values(), *extra)}
         for pid in proc.children(self._self, self._self):
             found = table.get(pid)
-            if found and pid not in living and self._orphans.get(pid) is None and not found.dead:
+            if found and pid not in known and self._orphans.get(pid) is None and not found.dead:
                 self._orphans[pid] = self._owner(found, tasks)
 
     def members(self, task: Task, table: Table, extra: Iterable[Task] = ()) -> set[int]:
