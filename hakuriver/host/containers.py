@@ -101,7 +101,7 @@ class Engine:
             yield
         except self._errors.APIError as error:
             remedy = "`docker` on the host tells more"
-            raise Cannot("docker", None, f"the host's engine says: {error.explanation or error}", remedy) from error
+            raise Cannot("docker", None, str(error.explanation or error), remedy) from error
         except self.errors as error:
             raise Unavailable(self._socket, _reason(error)) from error
 
@@ -241,7 +241,7 @@ class Engine:
         except Unavailable:
             raise
         except Cannot as error:
-            message = f"the host's engine has it not and cannot pull it: {error.problem['message']}"
+            message = f"it is not in the host's engine and cannot be pulled: {error.problem['message']}"
             raise Cannot("image", image, message, "load or import it there, or name another") from error
 
     def _pull(self, image: str, note: Note) -> None:
