@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from hakuriver.runner.tools import answer
@@ -42,9 +42,9 @@ class Abilities(NamedTuple):
 
     executors: tuple[str, ...] = ("process",)
     can: tuple[str, ...] = ()
-    engines: dict[str, str] = {}  #: versions
-    cannot: dict[str, str] = {}  #: executors, and what they might be able to do: why not
-    away: dict[str, str] = {}  #: executors that cannot be used now, and why
+    engines: Mapping[str, str] = {}  #: versions
+    cannot: Mapping[str, str] = {}  #: executors, and what they might be able to do: why not
+    away: Mapping[str, str] = {}  #: executors that cannot be used now, and why
     problems: tuple[str, ...] = ()
 
 
@@ -212,7 +212,7 @@ def has_toolkit() -> bool:
 
 
 def look_at_docker(path: str, known: Docker | None) -> Docker | str:
-    """The engine behind a socket, or why it cannot be reached. `known`: what it has told, so that it is not asked again."""
+    """The engine behind a socket, or why it cannot be reached. `known`: what it told before, if that holds."""
     try:
         ask(path, "/_ping")
         return known or describe_docker(json.loads(ask(path, "/version")), json.loads(ask(path, "/info")))

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from hakuriver.records import Heartbeat, Load
+from hakuriver.records import GpuLoad, Heartbeat, Load
 from hakuriver.settings import Timing
 from hakuriver.spool import files
 from hakuriver.spool.files import Disk
@@ -28,6 +28,8 @@ HANGS = "an operation on the share does not come back"
 READ_EVERY = 12
 #: Steps in which the load counts as changed: per cent of CPU and of memory, degrees Celsius.
 STEP_CPU, STEP_MEMORY, STEP_CELSIUS = 15.0, 5.0, 5.0
+#: And of a GPU's memory: bytes.
+STEP_GPU_MEMORY = 1 << 30
 
 
 class Heart:
@@ -142,4 +144,16 @@ def _loads_differ(before: Load, now: Load) -> bool:
         abs(before.cpu_percent - now.cpu_percent) > STEP_CPU
         or abs(before.memory_used_bytes - now.memory_used_bytes) * 100 / total > STEP_MEMORY
         or abs((before.temperature_c or 0.0) - (now.temperature_c or 0.0)) > STEP_CELSIUS
+        or [gpu.index for gpu in before.gpus] != [gpu.index for gpu in now.gpus]
+        or any(_gpus_differ(old, new) for old, new in zip(before.gpus, now.gpus, strict=True))
+    )
+
+
+def _gpus_differ(before: GpuLoad, now: GpuLoad) -> bool:
+    """Whether processes came or went, or it works much more or less."""
+    return (
+        before.processes != now.processes
+        or abs((before.utilization_percent or 0) - (now.utilization_percent or 0)) > STEP_CPU
+        or abs((before.memory_used_bytes or 0) - (now.memory_used_bytes or 0)) > STEP_GPU_MEMORY
+        or abs((before.temperature_c or 0) - (now.temperature_c or 0)) > STEP_CELSIUS
     )

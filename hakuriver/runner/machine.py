@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from hakuriver.records import Gpu, Load, NumaNode
@@ -41,14 +41,14 @@ class Machine(NamedTuple):
     numa: tuple[NumaNode, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     can: tuple[str, ...] = ()
-    engines: dict[str, str] = {}  #: versions
-    cannot: dict[str, str] = {}  #: what it could be expected to do, and why it cannot
+    engines: Mapping[str, str] = {}  #: versions
+    cannot: Mapping[str, str] = {}  #: what it could be expected to do, and why it cannot
 
 
 class Conditions(NamedTuple):
     """What comes and goes, as a heartbeat tells it."""
 
-    away: dict[str, str] = {}  #: executors that cannot be used now, and why
+    away: Mapping[str, str] = {}  #: executors that cannot be used now, and why
     problems: tuple[str, ...] = ()
 
 
@@ -100,7 +100,7 @@ class Lookout:
         driver = next((gpu.driver_version for gpu in gpus if gpu.driver_version), None)
         return self._plain._replace(
             executors=found.executors, numa=self._numa, gpus=gpus, can=found.can, cannot=found.cannot,
-            engines=found.engines | ({"nvidia": driver} if driver else {}),
+            engines={**found.engines, **({"nvidia": driver} if driver else {})},
         )  # fmt: skip
 
     def load(self) -> Load:
