@@ -419,8 +419,8 @@ class Stage:
         self.images.reconnect()
         return Runner(
             disk or CrashDisk(self.root), self.keeper, self.images, self.settings, node=node, nonce=nonce,
-            boottime=self.clock, now=lambda: 1.7e9, machine=Machine("host", "boot", 4, 1 << 30), out_dir=str(self.out_dir),
-            ended_dir=str(self.out_dir.parent / "ended"),
+            boottime=self.clock, now=lambda: 1.7e9, machine=Machine("host", "boot", 4, 1 << 30),
+            out_dir=str(self.out_dir), ended_dir=str(self.out_dir.parent / "ended"),
         )  # fmt: skip
 
     def turn(self, runner: Runner, seconds: float = 0.3) -> None:
