@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hakuriver import reading, units
+from hakuriver.cli import hardware
 from hakuriver.cli.common import clean, config_option, json_option, note, out, out_json, share, timeout_option
 from hakuriver.cli.tables import is_terminal, pairs, rounded, table, terminal_width, when
 from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
@@ -18,14 +19,12 @@ from hakuriver.spool import layout
 from hakuriver.spool.access import Share
 from hakuriver.spool.layout import NodePaths
 
-_HEADINGS = ["NODE", "STATE", "CORES", "MEMORY", "TASKS", "LOAD", "CPU", "TEMP", "EXECUTORS", "SILENT", "PROBLEMS"]
-
 
 @click.command("list")
 @json_option
 @config_option
 def list_nodes(as_json: bool) -> None:
-    """List nodes: cores and memory held of all there are, load, and how long each has been silent.
+    """List nodes: cores, memory and GPUs held of all there are, load, and how long each has been silent.
 
     Comes from the host, which writes it when a node changes, and loads every 15 seconds.
 
@@ -43,21 +42,39 @@ def list_nodes(as_json: bool) -> None:
     if index.get("cut_off"):
         note("the host may be cut off from the share itself: it takes no silent node's tasks for lost")
     width = terminal_width() if is_terminal(sys.stdout) else None
-    for line in table(_HEADINGS, [_cells(row) for row in index["nodes"]], width):
+    for line in table(*_columns(index["nodes"]), width):
         out(line)
     note(_as_of(index["at"]))
 
 
-def _cells(row: dict[str, Any]) -> list[object]:
+def _columns(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Headings and cells; GPUs and NUMA nodes stand there only if some node has them."""
+    cells = [_cells(row) for row in rows]
+    shown = [
+        name for name in (cells[0] if cells else ()) if name not in ("GPUS", "NUMA") or any(c[name] for c in cells)
+    ]
+    return shown, [[row[name] for name in shown] for row in cells]
+
+
+def _cells(row: dict[str, Any]) -> dict[str, object]:
     load = row["load"]
     temperature = load.get("temperature_c")
-    return [
-        row["node"], row["state"], f"{row['cores_held']}/{row['cores']}",
-        f"{units.format_size(row['memory_held_bytes'])}/{units.format_size(row['memory_bytes'])}", row["tasks"],
-        rounded(load.get("load_1m")), f"{load.get('cpu_percent', 0):.0f}%",
-        None if temperature is None else f"{temperature:.0f}C", ",".join(row["executors"]),
-        units.format_duration(row.get("silent_s")), "; ".join(row.get("problems", ())),
-    ]  # fmt: skip
+    numa = len(row.get("numa", ()))
+    return {
+        "NODE": row["node"],
+        "STATE": row["state"],
+        "CORES": f"{row['cores_held']}/{row['cores']}",
+        "MEMORY": f"{units.format_size(row['memory_held_bytes'])}/{units.format_size(row['memory_bytes'])}",
+        "GPUS": hardware.gpus_held(row),
+        "NUMA": numa if numa > 1 else None,
+        "TASKS": row["tasks"],
+        "LOAD": rounded(load.get("load_1m")),
+        "CPU": f"{load.get('cpu_percent', 0):.0f}%",
+        "TEMP": None if temperature is None else f"{temperature:.0f}C",
+        "EXECUTORS": hardware.executors(row),
+        "SILENT": units.format_duration(row.get("silent_s")),
+        "PROBLEMS": "; ".join(hardware.troubles(row)),
+    }
 
 
 @click.command()
@@ -86,19 +103,31 @@ def show(name: str, as_json: bool) -> None:
         ("cores", f"{row.get('cores_held', 0)} held of {what.get('cores', row.get('cores', '?'))}"),
         ("memory", _of(row.get("memory_held_bytes", 0), what.get("memory_bytes"))),
         ("executors", " ".join(what.get("executors", ()))),
+        ("can", " ".join(what.get("can", ()))),
+        *(("cannot", f"{name}: {why}") for name, why in what.get("cannot", {}).items()),
+        ("engines", ", ".join(f"{name} {version}" for name, version in what.get("engines", {}).items())),
+        *((f"NUMA {numa['id']}", hardware.numa_line(numa)) for numa in what.get("numa", ())),
+        *((f"GPU {gpu['index']}", hardware.gpu_line(gpu)) for gpu in row.get("gpus") or what.get("gpus", ())),
         ("CPU", f"{load.get('cpu_percent', 0):.0f}%"),
         ("load", rounded(load.get("load_1m"))),
-        ("temperature", load.get("temperature_c")),
+        ("temperature", _temperature(load)),
         ("disk free", units.format_size(load.get("disk_free_bytes"))),
         ("runner since", when(what.get("started_at"))),
         ("silent for", units.format_duration(row.get("silent_s"))),
-        ("problems", "; ".join(row.get("problems", ()))),
+        *(("problem", text) for text in hardware.troubles(row)),
     ]  # fmt: skip
     rows += [("runs", task) for task in found["tasks"]]
     for line in pairs([(label, value) for label, value in rows if value not in (None, "", "-")]):
         out(line)
     if found["at"]:
         note(_as_of(found["at"]))
+
+
+def _temperature(load: dict[str, Any]) -> str | None:
+    highest, average = load.get("temperature_c"), load.get("temperature_average_c")
+    if highest is None or average is None:
+        return None if highest is None else f"{highest:.0f}C"
+    return f"{highest:.0f}C, {average:.0f}C on average"
 
 
 def _as_of(at: float) -> str:
