@@ -25,10 +25,13 @@ class CannotStart(Exception):
 
 
 class Engine(Protocol):
-    """One engine. All methods raise Away if it cannot be reached."""
+    """One engine. All methods raise Away if it cannot be reached, and may be called again."""
 
     def look(self, order: Begin | Attend) -> str:
-        """What there is by that name: absent, made (never started), running, or ended (its ending can be read)."""
+        """What there is by that name: absent, made (never started), running, or ended (its ending can be read).
+
+        The first that an engine hears of a name, unless it is in an answer of `names`.
+        """
 
     def make(self, order: Begin) -> None:
         """Make it without starting anything. Raises CannotStart."""
@@ -37,7 +40,10 @@ class Engine(Protocol):
         """Start what was made; output is collected from its first byte on. Raises CannotStart."""
 
     def attend(self, order: Begin | Attend) -> tuple[int | None, float]:
-        """Of one that runs: its pid and when it started (since 1970); its output is collected from where it ended."""
+        """Its pid and when it started (since 1970); its output is collected from where it ended, if it is not already.
+
+        Called after `start` too. The pid is None of one that has ended meanwhile.
+        """
 
     def wait(self, order: Begin | Attend) -> Ended:
         """Wait for the end of one that was started, and until its output is complete."""
@@ -46,7 +52,7 @@ class Engine(Protocol):
         """Send TERM or KILL; one that has ended already is no error. What is frozen is thawed."""
 
     def freeze(self, name: str, on: bool) -> str:
-        """Pause or go on; an empty text, or why that cannot be."""
+        """Pause or go on; an empty text, also if it was so already, or why that cannot be."""
 
     def remove(self, name: str) -> None:
         """Remove it and all that is kept of it; what is not there is no error."""

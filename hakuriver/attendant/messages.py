@@ -44,18 +44,30 @@ class Control(TypedDict):
 
 
 class Remove(TypedDict):
-    """Keeper: its ending is safe; remove what the engine keeps of it, running or not. No answer."""
+    """Keeper: its ending is safe; remove what the engine keeps of it, running or not. Else the same as Attend."""
 
     op: Literal["remove"]
     name: str
+    task: str
+    attempt: int
+    owner: str
+    spec: dict[str, Any]
+    out: str
+    err: str
 
 
 class Sweep(TypedDict):
-    """Keeper: remove all of this owner but these."""
+    """Keeper: remove all of this owner but these, and but those that other orders name. No answer."""
 
     op: Literal["sweep"]
     owner: str
     keep: list[str]
+
+
+class Ready(TypedDict):
+    """Attendant: it listens. Nothing is ordered before."""
+
+    ev: Literal["ready"]
 
 
 class Started(TypedDict):
@@ -68,10 +80,10 @@ class Started(TypedDict):
 
 
 class NotStarted(TypedDict):
-    """Attendant: it was not started, and nothing of it is left. `late`: start_before had passed; else it cannot be.
+    """Attendant: it was not started, and nothing of it is left. `late`: start_before had passed, or it was stopped.
 
-    `code`: 125 the engine refused, 126 cannot be run, 127 there is no such program. `away`: the engine cannot be
-    reached, so trying again later may help.
+    `away`: the engine cannot be reached, so trying again later may help; something that was made may be left there.
+    Neither: it cannot be started. `code`: 125 the engine refused, 126 cannot be run, 127 there is no such program.
     """
 
     ev: Literal["not_started"]
@@ -100,7 +112,7 @@ class Changed(TypedDict):
 
 
 class Ended(TypedDict):
-    """Attendant: it has ended, and all of its output lies in the files. Told until Remove comes.
+    """Attendant: it has ended, and all of its output lies in the files. Until Remove comes the engine keeps it.
 
     `exit_code` null: it was ended by `signal`, or nobody knows. `oom`: the engine says that it was killed for memory.
     """
@@ -118,5 +130,12 @@ class Ended(TypedDict):
     peak_memory_bytes: int | None
 
 
+class Removed(TypedDict):
+    """Attendant, after Remove: nothing of it is left in the engine."""
+
+    ev: Literal["removed"]
+    name: str
+
+
 Order = Begin | Attend | Control | Remove | Sweep
-News = Started | NotStarted | Absent | Changed | Ended
+News = Ready | Started | NotStarted | Absent | Changed | Ended | Removed

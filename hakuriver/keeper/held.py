@@ -46,7 +46,7 @@ def name(task: Task) -> str:
 class Attendant:
     """The attendant of one engine, whether one lives or not."""
 
-    __slots__ = ("born", "failures", "idle", "kind", "link", "ready", "rest_s", "restart", "rests_until", "sweeping")
+    __slots__ = ("born", "failures", "idle", "kind", "link", "ready", "rest_s", "restart", "rests_until")
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -57,7 +57,6 @@ class Attendant:
         self.restart: Timer | None = None
         self.idle: Timer | None = None
         self.rest_s, self.rests_until = REST_S, 0.0
-        self.sweeping: list[str] = []  #: what its sweep, once told as done, has removed
 
 
 class Holding:
@@ -114,8 +113,8 @@ class Held:
     def turn(self) -> None:
         """The record is safe: remove what has ended, and see that nobody lacks an attendant."""
         for ended in self._unsafe:
-            attendant = self._need(self.leaving[ended].spec.engine)
-            self._order(attendant, {"op": "remove", "name": ended})
+            task = self.leaving[ended]
+            self._order(self._need(task.spec.engine), self._whole("remove", task))
         self._unsafe = []
 
     def begin_again(self) -> None:
@@ -133,8 +132,7 @@ class Held:
 
     def freeze(self, task: Task, op: str, request: str | None) -> None:
         """Pause or resume; answered when it has been done."""
-        holding = self.tasks[name(task)]
-        wanted = PAUSED if op == "pause" else RUNNING
+        holding, wanted = self.tasks[name(task)], PAUSED if op == "pause" else RUNNING
         if task.phase == wanted and not holding.freezes:
             self._keeper.answer(task.key, op, request, True, f"already {wanted}")
             return
@@ -238,22 +236,19 @@ class Held:
     def _repeat(self, attendant: Attendant) -> None:
         """Tell a new attendant everything that is not answered yet."""
         mine = [task for task in self._keeper.known.tasks.values() if task.spec.engine == attendant.kind]
-        keep = [name(task) for task in mine if task.phase != ENDED]
-        keep += self._unsafe
-        left = [ended for ended, task in self.leaving.items() if task.spec.engine == attendant.kind]
-        attendant.sweeping = [ended for ended in left if ended not in self._unsafe]
-        self._order(attendant, {"op": "sweep", "owner": self._owner, "keep": keep})
         for holding in list(self.tasks.values()):
             if holding.task.spec.engine == attendant.kind:
                 self._take_up(attendant, holding)
+        for ended, task in self.leaving.items():
+            if task.spec.engine == attendant.kind and ended not in self._unsafe:
+                self._order(attendant, self._whole("remove", task))
+        keep = [name(task) for task in mine if task.phase != ENDED] + self._unsafe
+        self._order(attendant, {"op": "sweep", "owner": self._owner, "keep": keep})
 
     def _take_up(self, attendant: Attendant, holding: Holding) -> None:
         task = holding.task
         holding.sent = True
-        order = {
-            "op": "attend", "name": name(task), "task": task.task, "attempt": task.attempt, "owner": self._owner,
-            "spec": _settings(task), "out": self._path(task, "out"), "err": self._path(task, "err"),
-        }  # fmt: skip
+        order = self._whole("attend", task)
         if task.phase == STARTING and task.stop is None and not holding.seek:
             order["op"], order["start_before"] = "begin", self._start_before(task)
         self._order(attendant, order)
@@ -262,7 +257,16 @@ class Held:
         if task.stop is not None:
             self._order(attendant, {"op": "term", "name": name(task)})
 
+    def _whole(self, op: str, task: Task) -> dict[str, Any]:
+        """An order with all that there is to know of a task."""
+        return {
+            "op": op, "name": name(task), "task": task.task, "attempt": task.attempt, "owner": self._owner,
+            "spec": _settings(task), "out": self._path(task, "out"), "err": self._path(task, "err"),
+        }  # fmt: skip
+
     def _path(self, task: Task, stream: str) -> str:
+        if task.slot_number is None:
+            return ""  # it has ended and wrote nothing
         return f"{os.path.abspath(self._keeper.outputs.directory)}/{task.slot_number}.{stream}"
 
     def _start_before(self, task: Task) -> float:
@@ -278,9 +282,7 @@ class Held:
             attendant.ready = True
             self._repeat(attendant)
         elif kind == "removed":
-            self._rid(attendant, [news["name"]])
-        elif kind == "swept":
-            self._rid(attendant, attendant.sweeping)
+            self._rid(attendant, news["name"])
         elif kind in self._hear and news["name"] in self.tasks:
             self._hear[kind](self.tasks[news["name"]], news)
 
@@ -345,12 +347,11 @@ class Held:
             attendant.rests_until = now + attendant.rest_s
             attendant.rest_s = min(attendant.rest_s * 2, REST_MOST_S)
 
-    def _rid(self, attendant: Attendant, names: list[str]) -> None:
-        for ended in names:
-            task = self.leaving.pop(ended, None)
-            if task is not None and ended in self._forgotten:
-                self._forgotten.discard(ended)
-                self._keeper.forget(task)
+    def _rid(self, attendant: Attendant, ended: str) -> None:
+        task = self.leaving.pop(ended, None)
+        if task is not None and ended in self._forgotten:
+            self._forgotten.discard(ended)
+            self._keeper.forget(task)
         self._watch_idle(attendant.kind)
 
 
