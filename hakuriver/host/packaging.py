@@ -22,6 +22,8 @@ from hakuriver.spool.layout import Package, Unfinished
 
 #: Tells which nodes are online now.
 Online = Callable[[], frozenset[str]]
+#: How often is listed what may have been made before.
+LOOKS = 3
 #: Packages of an environment that are kept: the newest and the one before.
 KEPT = 2
 
@@ -63,7 +65,7 @@ class Packages:
 
     def create(self, engine: Engine, environment: str, request: str, online: Online, note: Note) -> str:
         """Package an environment's container; return what to say."""
-        made = next((m for m in self._of(environment) if m.request == request), None) or self._finish(request)
+        made = self._made(environment, request) or self._finish(request)
         if made is None:
             made = self._make(engine, environment, request, note)
         note("removing what is superseded", None, None)
@@ -71,6 +73,11 @@ class Packages:
         kept = {manifest.image_id for manifest in self._of(environment)}
         engine.remove_superseded(environment, kept)
         return f"{made.name}.tar is made: {made.size_bytes:,} bytes, image {made.image_id}"
+
+    def _made(self, environment: str, request: str) -> Manifest | None:
+        """What an earlier try of this request has made; a listing may miss it."""
+        found = (m for _ in range(LOOKS) for m in self._of(environment) if m.request == request)
+        return next(found, None)
 
     def _make(self, engine: Engine, environment: str, request: str, note: Note) -> Manifest:
         container = engine.get(environment)
