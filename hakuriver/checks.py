@@ -7,6 +7,7 @@ The rules are those of `records.RunRequest`, written by hand because pydantic ta
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from hakuriver.errors import Invalid
@@ -14,6 +15,8 @@ from hakuriver.spool import layout
 
 TASKS_MAX = 1_000_000  #: of one job
 EXECUTORS = ("auto", "docker", "systemd", "process")
+#: Fields that may not go together.
+_ENGINES = {"targets", "executor", "container", "gpus", "privileged", "mounts", "private_network", "private_pid"}
 
 
 def task_ranges(array: str | None, targets: int) -> list[tuple[int, int]] | None:
@@ -45,6 +48,7 @@ def check(job: dict[str, Any], where: str = "") -> dict[str, Any]:
             if job.get(field) is not None:
                 job[field] = rule(field, job[field])
         _check_count(job)
+        _check_together(job)
     except Invalid as error:
         raise Invalid(where + error.field, error.value, error.message) if where else error from None
     if not job.get("command"):
@@ -58,6 +62,16 @@ def _check_count(job: dict[str, Any]) -> None:
         raise Invalid(
             "array", array, f"array and targets make {count:,} tasks; {TASKS_MAX:,} are the most: split the job"
         )
+
+
+def _check_together(job: dict[str, Any]) -> None:
+    if not _ENGINES.isdisjoint(job):
+        from hakuriver import targets
+
+        try:
+            targets.check_together(job)
+        except targets.Conflict as conflict:
+            raise Invalid(conflict.field, conflict.value, f"{conflict.message}; {conflict.remedy}") from None
 
 
 def _text(field: str, value: Any) -> str:
@@ -85,11 +99,37 @@ def _command(field: str, value: Any) -> list[str]:
     return words
 
 
-def _nodes(field: str, value: Any) -> list[str]:
-    for node in _texts(field, value):
-        if not layout.NODE_NAME.fullmatch(node):
-            raise Invalid(field, node, "no node can have that name; `hakuriver node list` shows them")
-    return list(value)
+def _targets(field: str, value: Any) -> list[str]:
+    from hakuriver import targets
+
+    return [_parsed(field, target, targets.parse) for target in _texts(field, value)]
+
+
+def _mounts(field: str, value: Any) -> list[str]:
+    from hakuriver import targets
+
+    return [_parsed(field, mount, targets.parse_mount) for mount in _texts(field, value)]
+
+
+def _parsed(field: str, text: str, parse: Callable[[str], object]) -> str:
+    """The text as it is, if it can be parsed."""
+    try:
+        parse(text)
+    except ValueError as error:
+        raise Invalid(field, text, _reason(error)) from None
+    return text
+
+
+def _container(field: str, value: Any) -> str:
+    if _text(field, value) != "NULL" and not layout.ENVIRONMENT_NAME.fullmatch(value):
+        raise Invalid(field, value, "no environment can have that name: a-z, 0-9, '.', '_', '-', 63 at most; or NULL")
+    return str(value)
+
+
+def _flag(field: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid(field, value, "it must be true or false")
+    return value
 
 
 def _env(field: str, value: Any) -> dict[str, str]:
@@ -171,13 +211,18 @@ def _name(field: str, value: Any) -> str:
 _RULES = {
     "command": _command,
     "name": _name,
-    "targets": _nodes,
+    "targets": _targets,
     "cores": lambda field, value: _whole(field, value, 0, 100_000),
     "memory": _size,
     "env": _env,
     "workdir": _workdir,
     "executor": _executor,
-    "container": _text,
+    "container": _container,
+    "gpus": lambda field, value: _whole(field, value, 0, 64),
+    "privileged": _flag,
+    "mounts": _mounts,
+    "private_network": _flag,
+    "private_pid": _flag,
     "priority": lambda field, value: _whole(field, value, -100, 100),
     "time_limit": duration,
     "retries": lambda field, value: _whole(field, value, 0, 1000),

@@ -2,10 +2,15 @@
 
 # Annotations stay values here: a NamedTuple made from annotations as text takes eight times as long to import.
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from hakuriver import units
+from hakuriver import offers, units
+from hakuriver.offers import Offer, River
 from hakuriver.reading import FINAL, Job, Task
+from hakuriver.targets import Target, parse
+
+PLAIN = River()
 
 
 class NodeReasons(NamedTuple):
@@ -15,20 +20,58 @@ class NodeReasons(NamedTuple):
     reasons: list[str]
 
 
-def nodes(spec: dict[str, Any], rows: list[dict[str, Any]]) -> list[NodeReasons]:
-    """For each node (rows as records.NodeRow) why a task of this job does not start there now."""
-    targets = spec.get("targets") or []
-    found = [NodeReasons(row["node"], node_reasons(spec, row)) for row in rows]
+def nodes(
+    spec: dict[str, Any], rows: list[dict[str, Any]], river: River = PLAIN, named: Sequence[str] | None = None
+) -> list[NodeReasons]:
+    """For each node (rows as records.NodeRow) why a task of this job does not start there now.
+
+    `named`: the targets that are meant, if not all of the job's; a target that says more than a node stands for itself.
+    """
+    targets = [parse(text) for text in dict.fromkeys(spec.get("targets") or [] if named is None else named)]
+    found = [reasons for row in rows for reasons in _of_node(spec, row, river, targets)]
     known = {row["node"] for row in rows}
-    return found + [NodeReasons(name, ["no host has heard of it"]) for name in targets if name not in known]
+    return found + [NodeReasons(str(t), ["no host has heard of it"]) for t in targets if t.node not in known]
 
 
-def node_reasons(spec: dict[str, Any], row: dict[str, Any]) -> list[str]:
+def _of_node(
+    spec: dict[str, Any], row: dict[str, Any], river: River, targets: Sequence[Target]
+) -> Iterator[NodeReasons]:
+    if not targets:
+        yield NodeReasons(row["node"], node_reasons(spec, row, river))
+        return
+    here = [target for target in targets if target.node == row["node"]]
+    for target in here:
+        yield NodeReasons(str(target), node_reasons(spec, row, river, target))
+    if not here:
+        yield NodeReasons(row["node"], ["not among the job's targets"])
+
+
+def node_reasons(
+    spec: dict[str, Any], row: dict[str, Any], river: River = PLAIN, target: Target | None = None
+) -> list[str]:
     """See `nodes`."""
-    targets = spec.get("targets") or []
-    if targets and row["node"] not in targets:
-        return ["not among the job's targets"]
-    return [*_out_of_service(row), *_executor(spec, row), *_cores(spec, row), *_memory(spec, row)]
+    return [
+        *_out_of_service(row), *offers.reasons(offers.wishes_of(spec), target, offer_of(row), river),
+        *_cores(spec, row), *_memory(spec, row), *_gpus(spec, row, target),
+    ]  # fmt: skip
+
+
+def river_of(index: dict[str, Any] | None) -> River:
+    """What holds for all jobs, as index/nodes.json tells."""
+    rules = (index or {}).get("rules") or {}
+    return River(
+        rules.get("executor", "auto"), rules.get("environment", ""), rules.get("packages", {}),
+        rules.get("contained", False),
+    )  # fmt: skip
+
+
+def offer_of(row: dict[str, Any]) -> Offer:
+    """What a node has, as index/nodes.json tells."""
+    numa, gpus = row.get("numa", ()), row.get("gpus", ())
+    return Offer(
+        frozenset(row["executors"]), frozenset(row.get("can", ())), frozenset(node["id"] for node in numa),
+        frozenset(gpu["index"] for gpu in gpus), row.get("away", {}),
+    )  # fmt: skip
 
 
 def _out_of_service(row: dict[str, Any]) -> list[str]:
@@ -37,11 +80,6 @@ def _out_of_service(row: dict[str, Any]) -> list[str]:
     if row["state"] == "draining":
         return ["draining: `hakuriver node resume` takes it back"]
     return []
-
-
-def _executor(spec: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    wanted = spec.get("executor", "auto")
-    return [] if wanted in ("auto", *row["executors"]) else [f"it has no {wanted}"]
 
 
 def _cores(spec: dict[str, Any], row: dict[str, Any]) -> list[str]:
@@ -63,6 +101,52 @@ def _memory(spec: dict[str, Any], row: dict[str, Any]) -> list[str]:
     return []
 
 
+def _gpus(spec: dict[str, Any], row: dict[str, Any], target: Target | None) -> list[str]:
+    gpus = {gpu["index"]: gpu for gpu in row.get("gpus", ())}
+    if target and target.gpus:
+        return [why for index in target.gpus if (why := _gpu(index, gpus, named=True))]
+    wanted = spec.get("gpus") or 0
+    if wanted > len(gpus):
+        return [f"it has {len(gpus)} GPUs, {wanted} are asked for"]
+    taken = [why for index in sorted(gpus) if (why := _gpu(index, gpus, named=False))]
+    if wanted <= len(gpus) - len(taken):
+        return []
+    short = f"{len(gpus) - len(taken)} of {len(gpus)} GPUs free, {wanted} are asked for"
+    return [*([short] if len(gpus) > 1 else []), *taken]
+
+
+def _gpu(index: int, gpus: dict[int, dict[str, Any]], named: bool) -> str | None:
+    """Why a GPU cannot be had; one that others use can, if it is named."""
+    gpu = gpus.get(index)
+    if gpu is None:
+        return f"it has no GPU {index}"
+    if gpu.get("task"):
+        return f"GPU {index} is held by task {gpu['task']}"
+    return f"GPU {index} is used by processes that are no task's" if gpu.get("foreign") and not named else None
+
+
+def share(job: Job, index: dict[str, Any] | None) -> str | None:
+    """Whether its user's tasks hold as much as they may."""
+    rules = (index or {}).get("rules") or {}
+    limit = rules.get("limit")
+    if not limit:
+        return None
+    held, spec = rules.get("users", {}).get(str(job.uid), {}), job.spec
+    kinds = (
+        ("cores", "cores", spec.get("cores", 1), str),
+        ("memory", "memory_bytes", spec.get("memory_bytes") or 0, units.format_size),
+        ("gpus", "gpus", offers.gpus_of(spec), str),
+    )
+    for name, key, asked, shown in kinds:
+        most, has = limit.get(key), held.get(key) or 0
+        if most is not None and asked and has + asked > most:
+            return (
+                f"policy.{name}_per_user: tasks of {job.owner} hold {shown(has)}, {shown(asked)} are asked for,"
+                f" and {shown(most)} are the most"
+            )
+    return None
+
+
 def at_once(job: Job) -> str | None:
     """Whether the array's own bound holds its tasks back."""
     array = job.spec.get("array")
@@ -71,16 +155,26 @@ def at_once(job: Job) -> str | None:
     return f"the array runs {most} at once at most, and {active} are" if most and active >= most else None
 
 
-def pending(job: Job, found: list[NodeReasons]) -> str:
-    """In one sentence why it waits."""
-    bound = at_once(job)
+def pending(job: Job, found: list[NodeReasons], index: dict[str, Any] | None = None) -> str:
+    """In one sentence why it waits; `index`: index/nodes.json."""
+    bound = at_once(job) or share(job, index)
     if bound:
         return bound
     if not found:
         return "no host has told of any node yet: see whether `hakuriver runner` runs on one"
     if any(not node.reasons for node in found):
         return "a node has room: it starts in a moment, or jobs before it take that room first"
-    return "no node has room for it now"
+    return _package(job, index) or "no node has room for it now"
+
+
+def _package(job: Job, index: dict[str, Any] | None) -> str | None:
+    """Whether it waits for its environment to be packaged."""
+    wishes, river = offers.wishes_of(job.spec), river_of(index)
+    name = offers.environment(wishes, river)
+    contained = offers.needs_container(wishes, None) or offers.gpus_of(job.spec) or wishes.executor == "docker"
+    if index is None or not contained or name in river.packages:
+        return None
+    return f"there is no package for environment {name}: `hakuriver docker create-tar {name}` makes one"
 
 
 def task(job: Job, told: Task) -> str:
@@ -94,6 +188,8 @@ def task(job: Job, told: Task) -> str:
         how = told.reason or _how(told)
         after = f" after {units.format_duration(told.wall_s)}" if told.wall_s else ""
         return f"{told.state}{where}{after}{attempt}: {how}"
+    if told.state == "assigning" and told.phase:
+        return f"{told.phase} on {told.node}, then it starts{attempt}"
     if told.state == "assigning":
         return f"sent to {told.node}; its runner starts it as soon as it can{attempt}"
     if told.state == "pending" and told.reason:

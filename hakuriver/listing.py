@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from hakuriver import reading
 from hakuriver.checks import task_range
 from hakuriver.ids import is_job_id, job_time
-from hakuriver.reading import NODE, REASON, STARTED, STATE
+from hakuriver.offers import gpus_of
+from hakuriver.reading import ENVIRONMENT, EXECUTOR, NODE, PHASE, REASON, STARTED, STATE
 from hakuriver.spool import layout
 from hakuriver.spool.access import Share
 
@@ -93,6 +94,7 @@ def _submitted_row(job: str, body: dict[str, Any]) -> dict[str, Any]:
         "count": count, "counts": {"submitted": count}, "nodes": [], "cores": body.get("cores", 1),
         "memory_bytes": None, "priority": body.get("priority", 0), "accepted_at": None, "started_at": None,
         "finished_at": None, "command": _command(body.get("command")), "reason": "no host has read it yet",
+        "targets": [], "gpus": 0, "executors": [], "environments": [], "phase": "",
     }  # fmt: skip
 
 
@@ -138,6 +140,11 @@ def row_of(snapshot: dict[str, Any]) -> dict[str, Any]:
         "finished_at": snapshot.get("finished_at"),
         "command": _command(spec.get("command")),
         "reason": first[REASON] if first else "",
+        "targets": spec.get("targets") or [],
+        "gpus": gpus_of(spec),
+        "executors": sorted({task[EXECUTOR] for task in tasks if task[EXECUTOR]}),
+        "environments": sorted({task[ENVIRONMENT] for task in tasks if len(task) > ENVIRONMENT and task[ENVIRONMENT]}),
+        "phase": next((task[PHASE] for task in tasks if len(task) > PHASE and task[PHASE]), ""),
     }
 
 

@@ -27,6 +27,9 @@ EXIT_TIME_LIMIT, EXIT_UNKNOWN, EXIT_KILLED_OOM, SIGTERM = 124, 125, 137, 15
 #: Columns of a snapshot's row: records.TaskRow.
 K, STATE, ATTEMPT, NODE, RETRIES, STARTED, ENDED, CODE, SIGNAL, CAUSE, REASON, WALL, CPU, PEAK = range(14)
 EARLIER, EXECUTOR = 17, 18
+#: Rows without them are shorter.
+GPUS, ENVIRONMENT, PHASE = 19, 20, 21
+_NOTHING: list[Any] = [[], None, ""]
 
 #: Times that a snapshot which was replaced while it was opened is looked for again.
 CHASES = 5
@@ -76,6 +79,10 @@ class Task(NamedTuple):
     cpu_s: float
     peak_memory_bytes: int | None
     executor: str | None  #: of the latest attempt
+    gpus: list[int]  #: indices of those that it holds, or held
+    environment: str | None  #: the package that it runs in, `<env>-<timestamp>`
+    phase: str  #: what is done for it before it starts
+    target: str | None  #: the node that it must run on, and what of it
     earlier: list[Attempt]
 
     @property
@@ -167,13 +174,25 @@ def as_job(snapshot: dict[str, Any]) -> Job:
         job, snapshot["state"], snapshot.get("exit_code"), snapshot.get("name"), snapshot.get("owner"),
         snapshot.get("uid"), snapshot.get("accepted_at"), snapshot.get("finished_at"), snapshot["count"],
         snapshot["counts"], snapshot["spec"], snapshot.get("waiting", ""),
-        [_as_task(job, row) for row in snapshot.get("tasks", ())], None,
+        [_as_task(job, row, snapshot["spec"]) for row in snapshot.get("tasks", ())], None,
     )  # fmt: skip
 
 
-def _as_task(job: str, row: list[Any]) -> Task:
+def _as_task(job: str, row: list[Any], spec: dict[str, Any]) -> Task:
     earlier = [Attempt._make(attempt[:8]) for attempt in row[EARLIER]]
-    return Task._make([task_name(job, row[K]), *row[: PEAK + 1], row[EXECUTOR], earlier])
+    engine = [*row[GPUS : PHASE + 1], *_NOTHING[len(row) - GPUS :]]
+    return Task._make(
+        [task_name(job, row[K]), *row[: PEAK + 1], row[EXECUTOR], *engine, target_of(spec, row[K]), earlier]
+    )
+
+
+def target_of(spec: dict[str, Any], k: int | None) -> str | None:
+    """The target of a task of this job; None: any node."""
+    named = spec.get("targets") or ()
+    if len(named) < 2 or k is None:
+        return named[0] if named else None
+    count = task_range("", spec.get("array"), len(named))[1]
+    return named[k * len(named) // count] if 0 <= k < count else None
 
 
 def task_of(job: Job, k: int | None) -> Task:
@@ -185,7 +204,10 @@ def task_of(job: Job, k: int | None) -> Task:
     if (ranges is None) != (k is None) or not (k is None or any(low <= k <= high for low, high in ranges or ())):
         raise NotFound(f"there is no task {task_name(job.job, k)} in that job: {tasks_there(job)}")
     state = job.state if job.state in ("submitted", "refused") else "pending"
-    return Task(task_name(job.job, k), k, state, 0, None, 0, None, None, None, None, "", "", 0.0, 0.0, None, None, [])
+    return Task(
+        task_name(job.job, k), k, state, 0, None, 0, None, None, None, None, "", "", 0.0, 0.0, None, None, [], None, "",
+        target_of(job.spec, k), [],
+    )  # fmt: skip
 
 
 def ranges_of(job: Job) -> list[tuple[int, int]] | None:

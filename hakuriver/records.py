@@ -664,6 +664,11 @@ class JobRow(BaseModel):
     finished_at: float | None
     command: str = Field(description="the command line, shortened")
     reason: str = ""
+    targets: list[str] = Field([], description="as asked for")
+    gpus: int = Field(0, description="of each task")
+    executors: list[str] = Field([], description="that its tasks run with, or ran")
+    environments: list[str] = Field([], description="packages that its tasks run in, or ran")
+    phase: str = Field("", description="what is done for one of its tasks before it starts")
 
 
 class RecentIndex(Record):

@@ -89,9 +89,9 @@ class RiverFiles:
         }  # fmt: skip
         return self.put(layout.receipt(request), Receipt(**{**told, **more}).model_dump_json())
 
-    def nodes(self, *rows: NodeRow) -> None:
+    def nodes(self, *rows: NodeRow, **more: Any) -> None:
         """index/nodes.json."""
-        index = NodesIndex(at=1700000000.0, host="0123456789ab", term=1, seq=self._seq, nodes=list(rows))
+        index = NodesIndex(at=1700000000.0, host="0123456789ab", term=1, seq=self._seq, nodes=list(rows), **more)
         self.put("index/nodes.json", index.model_dump_json())
 
     def recent(self, *rows: JobRow) -> None:

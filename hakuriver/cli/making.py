@@ -108,6 +108,8 @@ def _setting(section: str, key: str, info: Any, shared_dir: str | None) -> str:
 def _example(annotation: Any) -> str:
     """What may stand where there is no default."""
     kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if list[int] in kinds:
+        return "[0, 1]"
     return "8" if int in kinds else '"8G"'
 
 

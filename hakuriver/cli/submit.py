@@ -35,9 +35,13 @@ _NOT_OF_A_JOB = {"from_file", "wait", "as_json", "quiet", "no_receipt", "command
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("-t", "--target", "targets", metavar="NODE", multiple=True, help="Run one task on this node; repeatable.")
+@click.option(
+    "-t", "--target", "targets", metavar="NODE[:NUMA][::GPUS]", multiple=True,
+    help="Run one task there, as n1, n1:0, n1::0,1 or n1:0::1; repeatable.",
+)  # fmt: skip
 @click.option("-c", "--cores", type=int, metavar="N", default=1, help="Cores for each task; 0 reserves none.  [1]")
 @click.option("-m", "--memory", metavar="SIZE", help="Limit of each task, as 512M, 4G (1000 based) or 4Gi.")
+@click.option("-g", "--gpus", type=int, metavar="N", default=0, help="GPUs for each task; the host chooses which.  [0]")
 @click.option("-e", "--env", metavar="K=V", multiple=True, help="Environment variable for the task; repeatable.")
 @click.option("-n", "--name", metavar="S", help="A name for people.")
 @click.option(
@@ -48,7 +52,18 @@ _NOT_OF_A_JOB = {"from_file", "wait", "as_json", "quiet", "no_receipt", "command
 @click.option("--array", metavar="INDICES", help="One task for each index: 0-199, 1,3,7-9; 0-199%8: at most 8 at once.")
 @click.option("--workdir", metavar="DIR", help="Absolute path on the node.  [shared_data on the share]")
 @click.option("--executor", metavar="E", default="auto", help="auto, docker, systemd or process.  [auto]")
-@click.option("--container", metavar="NAME", help="Environment to run in; NULL for none.")
+@click.option("--container", metavar="NAME", help="Environment to run in; NULL for none.  [the river's default]")
+@click.option(
+    "--privileged/--no-privileged",
+    default=None,
+    help="Containers: all rights on the node, or not.  [as the river is set]",
+)
+@click.option(
+    "--mount", "mounts", metavar="HOST:INSIDE[:ro]", multiple=True,
+    help="Containers: a directory of the node, in place of the river's mounts; repeatable.",
+)  # fmt: skip
+@click.option("--private-network", is_flag=True, help="No network but a loopback of its own.")
+@click.option("--private-pid", is_flag=True, help="It sees its own processes alone.")
 @click.option("--from", "from_file", metavar="FILE", help="Submit JSON Lines, one job a line, as one; - reads stdin.")
 @click.option("--wait", is_flag=True, help="Wait until all is over, and exit as `hakuriver task wait` does.")
 @json_option
@@ -65,13 +80,16 @@ def submit(
     Prints the job's id; for a job of several tasks their range, as ID-[0-199], which other commands understand;
     with --from one id a line. When it is printed, the job survives any crash. It is printed while no host runs, too.
 
-    A task sees HAKURIVER_TASK_INDEX, _TASK_ID, _JOB_ID, _ATTEMPT, _NODE, _CORES, _MEMORY_BYTES and _SHARED_DIR.
+    A task sees HAKURIVER_TASK_INDEX, _TASK_ID, _JOB_ID, _ATTEMPT, _NODE, _CORES, _MEMORY_BYTES, _GPUS,
+    _TARGET_NUMA_NODE, _SHARED_DIR and _LOCAL_TEMP_DIR; in a container the last two are /shared and /local_temp.
     Exit status: 0 it lies safe; 1 refused; 2 usage; with --wait that of `hakuriver task wait`.
 
     \b
     Example:
       hakuriver submit --cores 4 --memory 8G -- python train.py --epochs 10
       hakuriver submit --array 0-199%8 -- sh -c 'process part-$HAKURIVER_TASK_INDEX'
+      hakuriver submit --gpus 2 --container torch -- python train.py
+      hakuriver submit --target n1:0 --target n1:1 --container NULL -- ./bound-to-memory
       hakuriver submit --from jobs.jsonl --wait
     """
     river = share()
@@ -99,6 +117,7 @@ def _submit_one(
     if not command:
         raise click.UsageError("COMMAND is missing: write it after --, as in `hakuriver submit -- echo hi`")
     job["env"] = _environment(job["env"])
+    job["mounts"] = job["mounts"] or None
     done = client.submit(command, shared_dir=river.root, receipt_timeout=timeout, **job)
     return {
         "jobs": [done.job],

@@ -25,6 +25,8 @@ _STATES = (
     "lost",
 )
 _HEADINGS = ["JOB", "NAME", "STATE", "TASKS", "NODE", "CORES", "MEMORY", "USER", "SUBMITTED", "COMMAND"]
+#: Columns after the memory where some job runs in an environment, has GPUs or names a NUMA node.
+_ENGINES = ["GPUS", "EXECUTOR", "ENVIRONMENT", "TARGETS"]
 #: Nodes of a job that are named in a table.
 NODES_SHOWN = 3
 
@@ -56,20 +58,35 @@ def list_jobs(
         out_json({"jobs": rows})
         return
     width = terminal_width() if is_terminal(sys.stdout) else None
-    for line in table(_HEADINGS, [_cells(row) for row in rows], width):
+    engines = any(_has_engine(row) for row in rows)
+    headings = [*_HEADINGS[:7], *_ENGINES, *_HEADINGS[7:]] if engines else _HEADINGS
+    for line in table(headings, [_cells(row, engines) for row in rows], width):
         out(line)
 
 
-def _cells(row: dict[str, Any]) -> list[object]:
+def _has_engine(row: dict[str, Any]) -> bool:
+    """Whether there is more to tell than a node. An index that an earlier version wrote has no such keys."""
+    named = any(":" in target for target in row.get("targets", ()))
+    return bool(row.get("gpus") or row.get("environments") or row.get("phase") or named)
+
+
+def _engine(row: dict[str, Any]) -> list[object]:
+    return [row.get("gpus") or None, ",".join(row.get("executors", ())), ",".join(row.get("environments", ())),
+            " ".join(row.get("targets", ())[:NODES_SHOWN])]  # fmt: skip
+
+
+def _cells(row: dict[str, Any], engines: bool) -> list[object]:
     nodes = row["nodes"]
     more = f",+{len(nodes) - NODES_SHOWN}" if len(nodes) > NODES_SHOWN else ""
     return [
         row["job"], row["name"], _state(row), states(row["counts"]) if row["count"] > 1 else 1,
-        ",".join(nodes[:NODES_SHOWN]) + more, row["cores"], units.format_size(row["memory_bytes"]), row["owner"],
-        when(row["accepted_at"]), row["command"],
+        ",".join(nodes[:NODES_SHOWN]) + more, row["cores"], units.format_size(row["memory_bytes"]),
+        *(_engine(row) if engines else ()), row["owner"], when(row["accepted_at"]), row["command"],
     ]  # fmt: skip
 
 
 def _state(row: dict[str, Any]) -> str:
     code = row["exit_code"]
+    if row.get("phase"):
+        return f"{row['state']} ({row['phase']})"
     return f"{row['state']} ({code})" if row["state"] == "failed" and code else str(row["state"])

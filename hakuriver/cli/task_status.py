@@ -20,6 +20,8 @@ from hakuriver.spool.access import Share
 #: Tasks of a job that a terminal is shown.
 TASKS_SHOWN = 40
 _HEADINGS = ["TASK", "STATE", "NODE", "ATTEMPT", "STARTED", "TIME", "CPU", "MEMORY", "REASON"]
+#: Columns after the attempt where some task has an environment or GPUs.
+_ENGINES = ["EXECUTOR", "ENVIRONMENT", "GPUS"]
 
 
 @click.command()
@@ -91,7 +93,9 @@ def _lines(river: Share, target: Target, job: Job) -> list[str]:
         return lines
     terminal = is_terminal(sys.stdout)
     shown = tasks[:TASKS_SHOWN] if terminal else tasks
-    lines += ["", *table(_HEADINGS, [_cells(task) for task in shown], terminal_width() if terminal else None)]
+    engines = any(task.gpus or task.environment for task in tasks)
+    rows = [_cells(task, engines) for task in shown]
+    lines += ["", *table(_headings(engines), rows, terminal_width() if terminal else None)]
     if len(shown) < len(tasks):
         lines.append(f"and {len(tasks) - len(shown)} more; name one, or read all with --json or in a pipe")
     return lines
@@ -113,6 +117,10 @@ def _job_pairs(job: Job) -> list[tuple[str, object]]:
         ("targets", " ".join(spec.get("targets") or ()) or "any one node"),
         ("executor", spec.get("executor", "auto")),
         ("container", spec.get("container")),
+        ("GPUs", spec.get("gpus") or None),
+        ("privileged", _said(spec.get("privileged"))),
+        ("mounts", " ".join(spec.get("mounts") or ())),
+        ("apart", " ".join(word for word in ("private_network", "private_pid") if spec.get(word)).replace("_", "-")),
         ("workdir", spec.get("workdir")),
         ("environment", " ".join(sorted(spec.get("env") or ()))),
         ("array", spec.get("array")),
@@ -134,7 +142,11 @@ def _task_pairs(river: Share, job: Job, task: Task) -> list[tuple[str, object]]:
         ("task state", task.state),
         ("node", task.node),
         ("attempt", task.attempt or None),
+        ("target", task.target if job.total > 1 else None),
         ("chosen executor", task.executor),
+        ("package", task.environment),
+        ("GPUs held", ", ".join(map(str, task.gpus))),
+        ("phase", task.phase),
         ("started", when(task.started_at)),
         ("ended", when(task.ended_at)),
         ("exited with", task.exit_code),
@@ -150,6 +162,10 @@ def _task_pairs(river: Share, job: Job, task: Task) -> list[tuple[str, object]]:
     return [(label, value) for label, value in rows if value not in (None, "", "-")]
 
 
+def _said(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
+
+
 def _attempts(task: Task) -> list[str]:
     if not task.earlier:
         return []
@@ -161,10 +177,15 @@ def _attempts(task: Task) -> list[str]:
     return ["", "earlier attempts:", *table(headings, rows)]
 
 
-def _cells(task: Task) -> list[object]:
+def _headings(engines: bool) -> list[str]:
+    return [*_HEADINGS[:4], *_ENGINES, *_HEADINGS[4:]] if engines else _HEADINGS
+
+
+def _cells(task: Task, engines: bool) -> list[object]:
+    where: list[object] = [task.executor, task.environment, ",".join(map(str, task.gpus))] if engines else []
     return [
-        task.task, task.state, task.node, task.attempt, when(task.started_at),
+        task.task, task.state, task.node, task.attempt, *where, when(task.started_at),
         units.format_duration(task.wall_s) if task.wall_s else None,
         units.format_duration(task.cpu_s) if task.cpu_s else None,
-        units.format_size(task.peak_memory_bytes), task.reason,
+        units.format_size(task.peak_memory_bytes), task.phase or task.reason,
     ]  # fmt: skip

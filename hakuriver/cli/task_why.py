@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hakuriver import client, explaining, reading
+from hakuriver import client, explaining, reading, units
 from hakuriver.cli.common import clean, config_option, json_option, out, out_json, share
 from hakuriver.cli.tables import when
 from hakuriver.explaining import NodeReasons
@@ -60,8 +60,10 @@ def explain(river: Share, target: Target, job: Job) -> dict[str, Any]:
         why_text = "accepted a moment ago: the host tells more in some seconds"
     elif state == "pending":
         index = reading.nodes_index(river)
-        nodes = explaining.nodes(job.spec, index["nodes"] if index else [])
-        why_text = f"{why_text}; {explaining.pending(job, nodes)}" if why_text else explaining.pending(job, nodes)
+        named = _waiting_targets(target, job)
+        nodes = explaining.nodes(job.spec, index["nodes"] if index else [], explaining.river_of(index), named)
+        reason = explaining.pending(job, nodes, index)
+        why_text = f"{why_text}; {reason}" if why_text else reason
     return {
         "id": target.name,
         "state": state,
@@ -71,6 +73,22 @@ def explain(river: Share, target: Target, job: Job) -> dict[str, Any]:
         "as_of": index["at"] if index else None,
         "host": _host(river) if waits else None,
     }
+
+
+def _waiting_targets(target: Target, job: Job) -> list[str]:
+    """Targets of the tasks that are meant and wait."""
+    if target.ranges is not None and target.total == 1:
+        one = reading.target_of(job.spec, target.ranges[0][0])
+        return [one] if one else []
+    never = units.parse_array(job.waiting)[0] if job.waiting else []
+    again = [(task.k, task.k) for task in job.tasks if task.state == "pending" and task.k is not None]
+    named: list[str] = job.spec.get("targets") or []
+    ranges = reading.ranges_of(job)
+    if len(named) < 2 or ranges is None:
+        return named
+    each = job.total // len(named)
+    waiting = {k // each for low, high in [*never, *again] for k in (*range(low, high + 1, each), high)}
+    return [text for number, text in enumerate(named) if number in waiting]
 
 
 def _state(target: Target, job: Job) -> tuple[str, str, list[Task]]:

@@ -8,6 +8,7 @@ everything, and up to which the index files and pages on the share were told.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -17,10 +18,11 @@ from typing import Any, NamedTuple
 
 import sqlite_utils
 
+from hakuriver.offers import gpus_of
 from hakuriver.records import TaskRow
 
 #: Raised whenever a table changes: an index of another version is made anew.
-SCHEMA = 1
+SCHEMA = 2
 #: Characters of a command line kept for lists.
 COMMAND_MOST = 200
 
@@ -28,13 +30,14 @@ _JOBS = {
     "job": str, "ending": str, "term": int, "seq": int, "admission": int, "name": str, "owner": str, "state": str,
     "exit_code": int, "count": int, "counts": str, "nodes": str, "cores": int, "memory_bytes": int, "priority": int,
     "accepted_at": float, "started_at": float, "finished_at": float, "command": str, "reason": str,
+    "targets": str, "gpus": int, "executors": str, "environments": str, "phase": str,
 }  # fmt: skip
 _TASKS = {
     "job": str, "k": int, "state": str, "attempt": int, "node": str, "started_at": float, "ended_at": float,
     "exit_code": int, "signal": int, "cause": str, "reason": str, "wall_s": float, "cpu_s": float,
     "peak_memory_bytes": int,
 }  # fmt: skip
-_JSON = ("counts", "nodes")
+_JSON = ("counts", "nodes", "targets", "executors", "environments")
 _NOT_IN_ROWS = ("ending", "term", "seq", "admission")
 
 
@@ -143,7 +146,7 @@ class Index:
         marks = ",".join("?" * len(_JOBS))
         self._db.execute(f"insert or replace into jobs values ({marks})", [row[name] for name in _JOBS])
         self._db.execute("delete from tasks where job = ?", [job])
-        tasks = (dict(zip(TaskRow._fields, task, strict=True)) for task in snapshot["tasks"])
+        tasks = (dict(zip(TaskRow._fields, task, strict=False)) for task in snapshot["tasks"])
         marks = ",".join("?" * len(_TASKS))
         self._db.conn.executemany(
             f"insert into tasks values ({marks})",
@@ -226,6 +229,11 @@ def job_columns(snapshot: dict[str, Any]) -> dict[str, Any]:
         "exit_code": snapshot.get("exit_code"),
         "command": shortened(spec["command"]),
         "reason": seen.reason,
+        "targets": json.dumps(spec.get("targets") or []),
+        "gpus": gpus_of(spec),
+        "executors": json.dumps(sorted(seen.executors)),
+        "environments": json.dumps(sorted(seen.environments)),
+        "phase": seen.phase,
     }
 
 
@@ -236,20 +244,33 @@ class Survey(NamedTuple):
     nodes: set[str]
     reason: str  #: of the first task that did not complete
     started_at: float | None  #: the first start of any attempt
+    executors: set[str]
+    environments: set[str]
+    phase: str  #: of the first task that has one
 
 
 def survey(rows: Iterable[list[Any]]) -> Survey:
     """Look at all rows (records.TaskRow) once: a large job's are decoded anew in each pass."""
-    count, nodes, reason, first = 0, set(), "", float("inf")
-    for task in map(TaskRow._make, rows):
+    count, reason, phase, first = 0, "", "", float("inf")
+    nodes: set[str | None] = set()
+    executors: set[str | None] = set()
+    environments: set[str | None] = set()
+    for task in itertools.starmap(TaskRow, rows):
         count += 1
-        if task.node:
-            nodes.add(task.node)
+        nodes.add(task.node)
+        executors.add(task.executor)
+        environments.add(task.environment)
+        phase = phase or task.phase
         if not reason and task.state != "completed":
             reason = task.reason
         for time in (task.started_at, *(attempt[6] for attempt in task.earlier)):
             first = first if time is None else min(first, time)
-    return Survey(count, nodes, reason, None if first == float("inf") else first)
+    started_at = None if first == float("inf") else first
+    return Survey(count, _known(nodes), reason, started_at, _known(executors), _known(environments), phase)
+
+
+def _known(found: set[str | None]) -> set[str]:
+    return {name for name in found if name}
 
 
 def shortened(command: list[str]) -> str:

@@ -11,10 +11,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from hakuriver import units
+from hakuriver import targets, units
 from hakuriver.host.ranges import Ranges
 from hakuriver.ids import task_name
+from hakuriver.offers import wishes_of
 from hakuriver.records import FINAL, HOLDING, STATES, JobSnapshot, TaskRow, task_count
+from hakuriver.targets import Target
 
 CODE = {state: number for number, state in enumerate(STATES)}
 PENDING = CODE["pending"]
@@ -28,6 +30,9 @@ EXIT_KILLED_OOM = 137
 _TASKS = b', "tasks": ['
 #: Bytes from which a snapshot's rows are decoded one by one.
 LARGE = 256 * 1024
+
+#: Columns that every row has; later versions have added others.
+ROW_LEAST = len(TaskRow._fields) - len(TaskRow._field_defaults)
 
 #: k of a job's only task, which has none in its name.
 ONLY = 0
@@ -58,10 +63,14 @@ class Task:
         self.kill: str | None = None
         self.earlier: list[list[Any]] = []
         self.executor: str | None = None
+        self.gpus: list[int] = []
+        self.environment: str | None = None
+        self.phase = ""
 
     def row(self, single: bool) -> list[Any]:
-        """The snapshot's row."""
-        values = [getattr(self, name) for name in TaskRow._fields]
+        """The snapshot's row, without columns at its end that say nothing."""
+        extra = self.gpus or self.environment or self.phase
+        values = [getattr(self, name) for name in (TaskRow._fields if extra else TaskRow._fields[:ROW_LEAST])]
         if single:
             values[0] = None
         return values
@@ -70,25 +79,22 @@ class Task:
     def from_row(cls, row: list[Any]) -> Task:
         """Read a snapshot's row."""
         task = cls(ONLY)
-        for name, value in zip(TaskRow._fields, row, strict=True):
+        for name, value in zip(TaskRow._fields, row, strict=False):  # those of an older version are shorter
             setattr(task, name, value)
         task.k = row[0] if row[0] is not None else ONLY
         return task
 
     def note_attempt(self) -> None:
-        """Put the latest attempt's ending among the earlier ones."""
-        self.earlier.append(
-            [
-                self.attempt,
-                self.node,
-                self.state,
-                self.cause,
-                self.exit_code,
-                self.signal,
-                self.started_at,
-                self.ended_at,
-            ]
-        )
+        """Put the latest attempt's ending among the earlier ones: records.Attempt."""
+        row = [
+            self.attempt, self.node, self.state, self.cause, self.exit_code, self.signal, self.started_at, self.ended_at
+        ]  # fmt: skip
+        self.earlier.append([*row, self.gpus] if self.gpus else row)
+
+    def recall(self) -> None:
+        """The last of the earlier attempts is not over after all: it is the latest again."""
+        _, self.node, *more = self.earlier.pop()
+        self.gpus = more[6] if len(more) > 6 else []
 
     @property
     def may_be_corrected(self) -> bool:
@@ -108,6 +114,7 @@ class Task:
         self.started_at = self.ended_at = self.exit_code = self.signal = self.peak_memory_bytes = None
         self.wall_s = self.cpu_s = 0.0
         self.node, self.dispatch, self.claimed = None, None, False
+        self.phase = ""
 
 
 class Job:
@@ -127,11 +134,13 @@ class Job:
         self.seq = 0  #: last journal entry that changed it
         self.saved_path: str | None = None  #: its newest snapshot
         self.journal_bytes = 0  #: grown since that snapshot
-        self.count = task_count(spec.get("array"), len(spec.get("targets") or ()))
+        self.targets = tuple(targets.parse(text) for text in spec.get("targets") or ())
+        self.wishes = wishes_of(spec)
+        self.count = task_count(spec.get("array"), len(self.targets))
         ranges, self.most_at_once = units.parse_array(spec["array"]) if spec.get("array") else ([(0, 0)], None)
         self.indices = [k for low, high in ranges for k in (range(low, high + 1))] if len(ranges) > 1 else None
         self._low = ranges[0][0]
-        self.per_target = self.count // max(1, len(spec.get("targets") or ()))
+        self.per_target = self.count // max(1, len(self.targets))
         self._numbered = self.single or self.per_target != self.count
         self.waiting = Ranges([(0, self.count - 1)] if self._numbered else ranges)
         self.codes = bytearray(self.count)
@@ -172,10 +181,9 @@ class Job:
         at = self.place(k) % self.per_target
         return self.indices[at] if self.indices is not None else self._low + at
 
-    def target(self, k: int) -> str | None:
-        """The node that the task must run on; None: any."""
-        targets = self.spec.get("targets") or ()
-        return targets[self.place(k) // self.per_target] if targets else None
+    def target(self, k: int) -> Target | None:
+        """The node that the task must run on, and what of it; None: any."""
+        return self.targets[self.place(k) // self.per_target] if self.targets else None
 
     def name_of(self, k: int) -> str:
         """The task's name."""
@@ -338,7 +346,7 @@ def read_snapshot(data: bytes) -> dict[str, Any]:
     else:
         found = {**json.loads(head + b"}"), "tasks": Rows(rows.decode())}
     first = next(iter(found["tasks"]), None)
-    if first is not None and len(first) != len(TaskRow._fields):
+    if first is not None and not ROW_LEAST <= len(first) <= len(TaskRow._fields):
         raise ValueError("its rows are of another version")
     return found
 

@@ -17,6 +17,7 @@ from hakuriver.host.hearing import EventReader, Hearing
 from hakuriver.host.housekeeping import Housekeeping
 from hakuriver.host.journal import Journal, NotYet, Superseded
 from hakuriver.host.liveness import Liveness
+from hakuriver.host.noderows import node_row
 from hakuriver.host.nodes import Node
 from hakuriver.host.packages import Packages
 from hakuriver.host.recovery import left_over, recover
@@ -24,6 +25,7 @@ from hakuriver.host.requests import Order
 from hakuriver.host.shares import Shares, limit_of
 from hakuriver.host.snapshots import Snapshots
 from hakuriver.host.state import Change
+from hakuriver.ids import task_name
 from hakuriver.offers import River
 from hakuriver.records import FORMAT
 from hakuriver.settings import Settings
@@ -498,15 +500,6 @@ class Host:
         return "draining" if node.draining else "online"
 
     def _node_row(self, node: Node) -> dict[str, Any]:
+        holders = {gpu: task_name(job, self.state.jobs[job].wire_k(k)) for gpu, (job, k) in node.gpus_held.items()}
         seen = self.hearing.seen.get(node.name)
-        beat = seen.heartbeat if seen else None
-        return {
-            "node": node.name, "state": self._state_of(node),
-            "epoch": node.epoch, "hostname": node.description.get("hostname", ""), "cores": node.cores,
-            "memory_bytes": node.memory_bytes, "cores_held": node.cores_held, "memory_held_bytes": node.memory_held,
-            "tasks": len(node.held), "executors": sorted(node.executors),
-            "load": beat.load.model_dump() if beat else {}, "problems": beat.problems if beat else [],
-            "heartbeat": f"{seen.beat[0]}-{seen.beat[1]}" if seen and seen.beat else "",
-            "silent_s": round(seen.silent_s if seen else 0, 1),
-            "version": node.description.get("version", ""),
-        }  # fmt: skip
+        return node_row(node, self._state_of(node), seen, holders, self.foreign.of(node))

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from hakuriver.offers import Offer
+
+
+class Held(NamedTuple):
+    """What a task holds of its node, or several do."""
+
+    uid: int  #: whose it is
+    cores: int = 0
+    memory_bytes: int = 0
+    gpus: tuple[int, ...] = ()  #: indices
 
 
 class Node:
-    """One node; altered by journal changes alone, except `seen`, which is the observer's own."""
+    """One node; altered by journal changes alone, except `gpus_lately`, which is the observer's own."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -18,23 +30,42 @@ class Node:
         self.previous: str | None = None  #: place of the last document sent
         self.documents: dict[str, dict[str, Any]] = {}  #: sent and not claimed yet: {"tasks", "controls"}
         self.controls: list[dict[str, Any]] = []  #: to be sent with the next document
-        self.held: dict[tuple[str, int], tuple[int, int]] = {}  #: (job, k) -> cores, memory
+        self.held: dict[tuple[str, int], Held] = {}  #: by (job, k)
+        self.gpus_held: dict[int, tuple[str, int]] = {}  #: GPU -> (job, k)
+        self.gpus_lately: set[int] = set()  #: held since the observer looked last; not in the journal
         self.cores_held = 0
         self.memory_held = 0
 
-    def hold(self, key: tuple[str, int], cores: int, memory_bytes: int, sign: int) -> None:
-        """Begin (1) or end (-1) to hold resources for a task."""
-        if sign > 0:
-            self.held[key] = (cores, memory_bytes)
-        elif self.held.pop(key, None) is None:
+    def hold(self, key: tuple[str, int], what: Held) -> None:
+        """Begin to hold resources for a task."""
+        self.release(key)
+        self.held[key] = what
+        self.cores_held += what.cores
+        self.memory_held += what.memory_bytes
+        self.gpus_held.update(dict.fromkeys(what.gpus, key))
+        self.gpus_lately.update(what.gpus)
+
+    def release(self, key: tuple[str, int]) -> None:
+        """A task holds nothing any more."""
+        what = self.held.pop(key, None)
+        if what is None:
             return
-        self.cores_held += sign * cores
-        self.memory_held += sign * memory_bytes
+        self.cores_held -= what.cores
+        self.memory_held -= what.memory_bytes
+        if what.gpus:
+            # Two may hold one GPU: a task that was given up as lost, and returned when another had got it.
+            self.gpus_held = {gpu: other for other, held in self.held.items() for gpu in held.gpus}
 
     def release_all(self) -> None:
         """Hold nothing."""
         self.held.clear()
+        self.gpus_held.clear()
         self.cores_held = self.memory_held = 0
+
+    def describe(self, epoch: int, description: dict[str, Any]) -> None:
+        """Its runner has started: records.NodeDescription."""
+        self.epoch, self.description = epoch, description
+        self.__dict__.pop("offer", None)
 
     @property
     def cores(self) -> int:
@@ -45,6 +76,17 @@ class Node:
     def memory_bytes(self) -> int:
         """Memory that it offers."""
         return int(self.description.get("memory_bytes", 0))
+
+    @cached_property
+    def offer(self) -> Offer:
+        """What it has for those that ask for more than cores and memory."""
+        told = self.description
+        return Offer(
+            self.executors,
+            frozenset(told.get("can", ())),
+            frozenset(numa["id"] for numa in told.get("numa", ())),
+            frozenset(gpu["index"] for gpu in told.get("gpus", ())),
+        )
 
     @property
     def executors(self) -> frozenset[str]:

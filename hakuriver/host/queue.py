@@ -12,17 +12,25 @@ from typing import NamedTuple
 
 from hakuriver.host.jobs import Job
 from hakuriver.host.ranges import Ranges
+from hakuriver.offers import Wishes
+from hakuriver.targets import Target
 
 
 class Shape(NamedTuple):
     """What tasks that are alike want."""
 
-    target: str | None
+    target: Target | None
     cores: int
     memory_bytes: int
-    executor: str
-    job: str | None  #: set where a job bounds how many run at once, so that it stands alone
-    most_at_once: int | None
+    wishes: Wishes
+    job: str | None = None  #: set where a job bounds how many run at once, so that it stands alone
+    most_at_once: int | None = None
+    uid: int | None = None  #: set where users may not hold more than so much
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs each task wants."""
+        return len(self.target.gpus) if self.target and self.target.gpus else self.wishes.gpus
 
 
 class Rank(NamedTuple):
@@ -68,7 +76,9 @@ class Lot:
 class Queue:
     """All lots by shape."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_user: bool = False) -> None:
+        """`by_user`: tasks of different users never have one shape."""
+        self.by_user = by_user
         self.shapes: dict[Shape, dict[Rank, Lot]] = {}
         self._order: dict[Shape, list[Rank]] = {}
 
@@ -77,7 +87,7 @@ class Queue:
 
     def lot(self, job: Job, k: int) -> Lot:
         """The lot that a task belongs to, made if need be."""
-        shape, rank = shape_of(job, k), rank_of(job, k)
+        shape, rank = shape_of(job, k, self.by_user), rank_of(job, k)
         lots = self.shapes.setdefault(shape, {})
         lot = lots.get(rank)
         if lot is None:
@@ -87,7 +97,7 @@ class Queue:
 
     def add_job(self, job: Job) -> None:
         """Let all of a job's never dispatched tasks wait."""
-        if not job.spec.get("targets"):
+        if not job.targets:
             if job.waiting:
                 self.lot(job, job.waiting.first).ranges = Ranges(job.waiting.tuples())
             return
@@ -133,17 +143,17 @@ class Queue:
         return sorted(found, key=lambda pair: pair[0])
 
 
-def shape_of(job: Job, k: int) -> Shape:
+def shape_of(job: Job, k: int, by_user: bool = False) -> Shape:
     """What this task wants."""
     spec = job.spec
     bounded = job.most_at_once is not None
     return Shape(
-        job.target(k), spec.get("cores", 1), spec.get("memory_bytes") or 0, spec.get("executor", "auto"),
-        job.id if bounded else None, job.most_at_once,
+        job.target(k), spec.get("cores", 1), spec.get("memory_bytes") or 0, job.wishes,
+        job.id if bounded else None, job.most_at_once, job.uid if by_user else None,
     )  # fmt: skip
 
 
 def rank_of(job: Job, k: int) -> Rank:
     """Where this task stands among all."""
-    number = job.place(k) // job.per_target if job.spec.get("targets") else 0
+    number = job.place(k) // job.per_target if job.targets else 0
     return Rank(-job.spec.get("priority", 0), job.admission, number)

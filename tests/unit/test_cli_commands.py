@@ -16,7 +16,7 @@ from hakuriver import client
 from hakuriver.cli import run, submit, task_control
 from hakuriver.cli.schema import SCHEMAS, json_schema
 from hakuriver.host import checking
-from hakuriver.records import JobSpec
+from hakuriver.records import GpuRow, JobSpec, RulesTold
 
 A = "16999999990001111234"
 B = "17000000000002225678"
@@ -114,6 +114,54 @@ def test_all_options_reach_the_host(river: RiverFiles, hakuriver: Hakuriver) -> 
     assert (body.priority, body.time_limit, body.retries, body.container) == (-1, 7200.0, 2, "NULL")
 
 
+def test_all_that_containers_have_reaches_the_host(river: RiverFiles, hakuriver: Hakuriver) -> None:
+    options = (
+        "--target n1:0 --target n1:1 --gpus 2 --container torch --privileged --mount /data:/data:ro --mount /a:/b "
+        "--private-network --private-pid --no-receipt"
+    )
+    assert hakuriver("submit", *options.split(), "--", "x").err == ""
+    assert hakuriver("submit", "--no-privileged", "--no-receipt", "x").err == ""
+    first, second = river.asked()
+    assert first == {
+        "command": ["x"], "targets": ["n1:0", "n1:1"], "gpus": 2, "container": "torch", "privileged": True,
+        "mounts": ["/data:/data:ro", "/a:/b"], "private_network": True, "private_pid": True,
+    }  # fmt: skip
+    assert second == {"command": ["x"], "privileged": False}
+
+
+def test_status_and_list_tell_where_a_task_runs_and_with_what(river: RiverFiles, hakuriver: Hakuriver) -> None:
+    spec = JobSpec(command=["x"], targets=["n1:0", "n1::1"], container="torch", privileged=False, mounts=["/a:/b"])
+    held = row(1, "assigning", executor="docker", gpus=(1,), environment="torch-7", phase="syncing torch-7")
+    river.snapshot(A, row(0, "running", executor="docker", environment="torch-7"), held, spec=spec, count=2)
+    out = hakuriver("task", "status", A).out
+    for words in ("targets    n1:0 n1::1", "privileged  no", "mounts      /a:/b", "EXECUTOR  ENVIRONMENT  GPUS"):
+        assert " ".join(words.split()) in " ".join(out.split())
+    one = " ".join(hakuriver("task", "status", f"{A}-1").out.split())
+    assert "target n1::1 chosen executor docker package torch-7 GPUs held 1 phase syncing torch-7" in one
+    (job,) = valid(hakuriver("task", "status", "--json", A), "status")["jobs"]
+    assert [task["gpus"] for task in job["tasks"]] == [[], [1]]
+    listed = hakuriver("task", "list").out
+    for words in ("GPUS", "docker", "torch-7", "n1:0 n1::1", "running (syncing torch-7)"):
+        assert words in listed
+    (told,) = valid(hakuriver("task", "list", "--json"), "list")["jobs"]
+    assert (told["gpus"], told["targets"], told["executors"]) == (1, ["n1:0", "n1::1"], ["docker"])
+
+
+def test_why_tells_which_target_waits_and_for_what(
+    river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hakuriver.cli.task_why.SIGN_S", 0.05)
+    spec = JobSpec(command=["x"], targets=["n1::0", "n1::1"], container="torch")
+    river.snapshot(A, row(0, "running", gpus=(0,)), count=2, waiting="1", spec=spec, done=False)
+    gpus = [GpuRow(index=0, uuid="a", name="G", task=f"{A}-0"), GpuRow(index=1, uuid="b", name="G", task=B)]
+    rules = RulesTold(environment="base", packages={"torch": "torch-7"})
+    river.nodes(node_row("n1", executors=["docker"], can=["docker-gpus"], gpus=gpus), node_row("n2"), rules=rules)
+    out = hakuriver("task", "why", A).out
+    assert f"n1::1: GPU 1 is held by task {B}" in out
+    assert "n1::0" not in out
+    assert f"n1::1: GPU 1 is held by task {B}" in hakuriver("task", "why", f"{A}-1").out
+
+
 def test_submit_json(hakuriver: Hakuriver) -> None:
     told = valid(hakuriver("submit", "--json", "--array", "1,5", "--", "x"), "submit")
     assert (told["outcome"], told["count"], told["receipt"]) == ("waiting", 2, None)
@@ -144,7 +192,7 @@ def test_a_refusal_names_option_value_and_remedy(
         (["--memory", "4X", "--", "x"], "--memory 4X: it is no size: write 512M, 4G or 4Gi"),
         (["--time-limit", "soon", "--", "x"], "--time-limit soon: it is no duration"),
         (["--env", "A", "--", "x"], "--env A: it must be K=V, as A=fast"),
-        (["--target", "../x", "--", "x"], "--target ../x: no node can have that name"),
+        (["--target", "../x", "--", "x"], "--target ../x: it is no target: '../x' is no node name"),
         (["--cores", "two", "--", "x"], "'--cores': 'two' is not a valid integer"),
         (["--cores", "-1", "--", "x"], "--cores -1: it must be a whole number from 0"),
         (["--array", "x", "--", "x"], "--array x: it is no array"),

@@ -15,7 +15,8 @@ from hakuriver.client import open_share
 from hakuriver.host.jobs import Task as HostTask
 from hakuriver.host.jobs import exit_code_of as host_exit_code_of
 from hakuriver.listing import Wanted
-from hakuriver.records import JobRow, JobSpec, TaskRow
+from hakuriver.offers import River
+from hakuriver.records import GpuRow, JobRow, JobSpec, NumaNode, TaskRow
 from hakuriver.resolving import Target, resolve_one, unfinished
 from hakuriver.spool.access import Share
 
@@ -43,8 +44,24 @@ def test_columns_are_those_of_the_records() -> None:
     names = ("k", "state", "attempt", "node", "retries_spent", "started_at", "ended_at", "exit_code", "signal", "cause",
              "reason", "wall_s", "cpu_s", "peak_memory_bytes")  # fmt: skip
     assert names == TaskRow._fields[: reading.PEAK + 1]
-    assert (*names, "executor", "earlier") == reading.Task._fields[1:]
+    assert (*names, "executor", "gpus", "environment", "phase", "target", "earlier") == reading.Task._fields[1:]
     assert (TaskRow._fields[reading.EARLIER], TaskRow._fields[reading.EXECUTOR]) == ("earlier", "executor")
+    assert TaskRow._fields[reading.GPUS :] == ("gpus", "environment", "phase")
+    assert len(TaskRow._fields) == reading.PHASE + 1
+
+
+def test_columns_at_the_end_of_a_row_that_say_nothing_are_left_out(river: RiverFiles) -> None:
+    path = river.snapshot(A, row(0), row(1, gpus=(1, 3), environment="base-7", phase="syncing base-7"), count=2,
+                          spec=JobSpec(command=["x"], targets=["n1", "n1::1,3"]))  # fmt: skip
+    found = json.loads(path.read_bytes())
+    del found["tasks"][0][reading.GPUS :]
+    path.write_text(json.dumps(found))
+    short, long = status(A).tasks
+    assert (short.gpus, short.environment, short.phase, short.target) == ([], None, "", "n1")
+    assert (long.gpus, long.environment, long.phase, long.target) == ([1, 3], "base-7", "syncing base-7", "n1::1,3")
+    assert explaining.task(status(A), long._replace(state="assigning")) == "syncing base-7 on n1, then it starts"
+    (told,) = listing.rows(open_share(), Wanted(), None)
+    assert (told["gpus"], told["environments"], told["phase"]) == (2, ["base-7"], "syncing base-7")
 
 
 def test_a_snapshot_typed(river: RiverFiles) -> None:
@@ -303,6 +320,52 @@ def test_a_job_file_at_the_door_that_is_nonsense(river: RiverFiles, share: Share
 
 # -- why
 
+DOCKER: dict[str, Any] = {
+    "executors": ["docker"], "can": ["docker-gpus"], "numa": [NumaNode(id=n, cpus=[n]) for n in (0, 1)],
+    "gpus": [
+        GpuRow(index=0, uuid="g0", name="G", task=B), GpuRow(index=1, uuid="g1", name="G", task=C),
+        GpuRow(index=2, uuid="g2", name="G", foreign=True), GpuRow(index=3, uuid="g3", name="G"),
+    ],
+}  # fmt: skip
+
+
+def test_which_gpus_are_taken_and_by_whom() -> None:
+    rows = [json.loads(node_row(**DOCKER).model_dump_json())]
+    ((_, found),) = explaining.nodes({"gpus": 2}, rows, River(environment="base", packages={"base": "base-7"}))
+    assert found == [
+        "1 of 4 GPUs free, 2 are asked for", f"GPU 0 is held by task {B}", f"GPU 1 is held by task {C}",
+        "GPU 2 is used by processes that are no task's",
+    ]  # fmt: skip
+
+
+def test_targets_on_one_node_stand_for_themselves() -> None:
+    rows = [json.loads(node_row(**DOCKER).model_dump_json()), json.loads(node_row("n2").model_dump_json())]
+    river = River(environment="base", packages={"base": "base-7"})
+    found = explaining.nodes({"targets": ["n1::0", "n1:1"]}, rows, river)
+    assert [(node, bool(why)) for node, why in found] == [("n1::0", True), ("n1:1", False), ("n2", True)]
+    assert [node for node, _ in explaining.nodes({"targets": ["n1::0", "n1:1"]}, rows, river, ["n1:1"])] == [
+        "n1:1",
+        "n2",
+    ]
+
+
+def test_a_user_who_holds_as_much_as_one_may(river: RiverFiles) -> None:
+    river.snapshot(A, spec=JobSpec(command=["x"], cores=3))
+    rules = {"limit": {"cores": 4, "memory_bytes": None, "gpus": 2}, "users": {"0": {"cores": 2, "gpus": 2}}}
+    why = explaining.share(status(A), {"rules": rules})
+    assert why == "policy.cores_per_user: tasks of ann hold 2, 3 are asked for, and 4 are the most"
+    assert explaining.share(status(A), {"rules": {**rules, "users": {}}}) is None
+    assert explaining.share(status(A), {}) is None
+
+
+def test_an_environment_without_a_package(river: RiverFiles) -> None:
+    river.snapshot(A, spec=JobSpec(command=["x"], container="gone"))
+    index = {"rules": {"packages": {"base": "base-7"}, "environment": "base"}}
+    found = [explaining.NodeReasons("n1", ["there is no package for environment gone"])]
+    assert explaining.pending(status(A), found, index).startswith(
+        "there is no package for environment gone: `hakuriver"
+    )
+
 
 @pytest.mark.parametrize(
     ("spec", "node", "reason"),
@@ -310,17 +373,37 @@ def test_a_job_file_at_the_door_that_is_nonsense(river: RiverFiles, share: Share
         ({}, {}, None),
         ({}, {"state": "offline", "silent_s": 200.0}, "offline, silent for 3m20s"),
         ({}, {"state": "draining"}, "draining"),
-        ({"targets": ["n2"]}, {}, "not among the job's targets"),
         ({"cores": 9}, {}, "it has 8 cores, 9 are asked for"),
         ({"cores": 4}, {"cores_held": 6}, "2 of 8 cores free, 4 are asked for"),
         ({"cores": 0}, {"cores_held": 8}, None),
         ({"memory_bytes": 20 * GIB}, {}, "it has 17.2G of memory, 21.5G are asked for"),
         ({"memory_bytes": 9 * GIB}, {"memory_held_bytes": 8 * GIB}, "8.6G of 17.2G of memory free, 9.7G are asked for"),
         ({"executor": "docker"}, {}, "it has no docker"),
+        ({"container": "base"}, DOCKER, None),
+        (
+            {"container": "base"},
+            {**DOCKER, "away": {"docker": "no such file"}},
+            "docker cannot be reached: no such file",
+        ),
+        ({"container": "gone"}, DOCKER, "there is no package for environment gone"),
+        ({"gpus": 1}, DOCKER, None),
+        ({"gpus": 2}, DOCKER, "1 of 4 GPUs free, 2 are asked for"),
+        ({"gpus": 9}, DOCKER, "it has 4 GPUs, 9 are asked for"),
+        ({"gpus": 1}, {**DOCKER, "can": []}, "its Docker cannot give GPUs to containers"),
+        ({"targets": ["n1::0"]}, DOCKER, f"GPU 0 is held by task {B}"),
+        ({"targets": ["n1::2"]}, DOCKER, None),
+        ({"targets": ["n1::3"]}, DOCKER, None),
+        ({"targets": ["n1::7"]}, DOCKER, "it has no GPU 7"),
+        ({"targets": ["n1:1"]}, DOCKER, None),
+        ({"targets": ["n1:2"]}, DOCKER, "it has no NUMA node 2; it has 0, 1"),
+        ({"targets": ["n1:0"]}, {}, "it has no docker"),
+        ({"container": "NULL", "private_pid": True}, {"executors": ["systemd"]}, "its systemd cannot hide"),
     ],
 )
 def test_what_keeps_a_task_from_a_node(spec: dict[str, Any], node: dict[str, Any], reason: str | None) -> None:
-    found = explaining.node_reasons(spec, json.loads(node_row(**node).model_dump_json()))
+    rows = [json.loads(node_row(**node).model_dump_json())]
+    river = River(environment="base", packages={"base": "base-7"})
+    ((_, found),) = explaining.nodes(spec, rows, river)
     if reason is None:
         assert found == []
     else:

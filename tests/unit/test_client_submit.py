@@ -140,7 +140,16 @@ def test_a_host_that_moves_is_told_from_none(river: RiverFiles) -> None:
         ("env", {"1A": "1"}, "no digit first"),
         ("env", {"HAKURIVER_X": "1"}, "set by HakuRiver"),
         ("env", {"A": "\0"}, "NUL"),
-        ("targets", ["../etc"], "node list"),
+        ("targets", ["../etc"], "no node name"),
+        ("targets", ["n1:x"], "write node, node:NUMA"),
+        ("targets", ["n1::0,0"], "stands in it twice"),
+        ("container", "Torch", "no environment can have that name"),
+        ("gpus", 65, "from 0 to 64"),
+        ("gpus", True, "from 0 to 64"),
+        ("mounts", ["/a"], "/on/the/node:/in/the/container"),
+        ("mounts", ["/a:/b:w"], "/on/the/node:/in/the/container"),
+        ("privileged", 1, "true or false"),
+        ("private_pid", "no", "true or false"),
         ("targets", "n1", "must be a list"),
         ("workdir", "data", "absolute"),
         ("executor", "podman", "one of auto, docker"),
@@ -153,6 +162,38 @@ def test_what_no_host_would_take_is_said_at_once(river: RiverFiles, field: str, 
         submit(["true"], receipt_timeout=0, **{field: value})
     assert raised.value.field == field
     assert river.dropped() == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "says"),
+    [
+        ({"gpus": 1, "targets": ["n1::0"]}, "gpus", "names its GPUs already; name the GPUs there"),
+        ({"gpus": 1, "container": "NULL"}, "gpus", "in a container only.*leave container = NULL out"),
+        ({"targets": ["n1::0"], "executor": "systemd"}, "targets", "in a container only.*leave executor = systemd out"),
+        ({"targets": ["n1:0"], "executor": "process"}, "targets", "a plain process cannot have it"),
+        ({"private_network": True, "executor": "process"}, "private_network", "a plain process cannot have it"),
+        ({"container": "base", "executor": "process"}, "container", "runs without one"),
+        ({"container": "NULL", "executor": "docker"}, "container", "executor docker needs one"),
+        ({"mounts": ["/a:/b"], "container": "NULL"}, "mounts", "in a container only"),
+    ],
+)
+def test_what_does_not_go_together(river: RiverFiles, fields: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(Invalid, match=says) as raised:
+        submit(["true"], receipt_timeout=0, **fields)
+    assert raised.value.field == field
+    assert river.dropped() == []
+
+
+def test_what_containers_have_is_written_as_it_was_asked(river: RiverFiles) -> None:
+    submit(["x"], gpus=2, container="torch", privileged=False, mounts=["/data:/data:ro"], private_pid=True,
+           private_network=True, receipt_timeout=0)  # fmt: skip
+    submit(["x"], targets=["n1:1::0,2"], mounts=[], receipt_timeout=0)
+    first, second = river.asked()
+    assert first == {"command": ["x"], "gpus": 2, "container": "torch", "privileged": False,
+                     "mounts": ["/data:/data:ro"], "private_pid": True, "private_network": True}  # fmt: skip
+    assert second == {"command": ["x"], "targets": ["n1:1::0,2"], "mounts": []}
+    assert RunRequest.model_validate(first).gpus == 2
+    assert RunRequest.model_validate(second).mounts == []
 
 
 @pytest.mark.parametrize(
@@ -183,7 +224,38 @@ jobs = st.fixed_dictionaries(
         "retries": st.integers(-1, 1001),
         "array": st.sampled_from(["0-9", "1,3", "3,1", "0-9%2", "0-9%0", "9-0", "x", "", "0-999999", "0-1000000"]),
         "env": st.dictionaries(st.text("aA_1 =\n", max_size=3), st.text(max_size=3), max_size=2),
-        "targets": st.lists(st.sampled_from(["n1", "N1", "a..b", "a.b", "-a", "", "a" * 63, "a" * 64]), max_size=2),
+        "targets": st.lists(
+            st.sampled_from(
+                [
+                    "n1",
+                    "N1",
+                    "a..b",
+                    "a.b",
+                    "-a",
+                    "",
+                    "a" * 63,
+                    "a" * 64,
+                    "n1:0",
+                    "n1::0,1",
+                    "n1:1::2",
+                    "n1::",
+                    "n1::0,0",
+                    "n1:",
+                    "n1:x",
+                    ":0",
+                    "n1::0:1",
+                ]
+            ),
+            max_size=2,
+        ),
+        "container": st.sampled_from(["NULL", "null", "base", "a-1.b", "A", "a--", "", "x" * 63, "x" * 64, "a\n"]),
+        "gpus": st.sampled_from([0, 1, 64, 65, -1, True, 1.0]),
+        "privileged": st.booleans() | st.just(1),
+        "mounts": st.lists(
+            st.sampled_from(["/a:/b", "/a:/b:ro", "/a:/b:rw", "/a", "a:/b", "/a:/", "/a/../b:/c"]), max_size=2
+        ),
+        "private_network": st.booleans() | st.just("yes"),
+        "private_pid": st.booleans(),
         "workdir": st.sampled_from(["/x", "x", "", "/a\0"]),
         "executor": st.sampled_from(["auto", "docker", "systemd", "process", "x", ""]),
         "name": st.text(max_size=3) | st.sampled_from(["x" * 200, "x" * 201]),

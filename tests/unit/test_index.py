@@ -17,7 +17,7 @@ from hakuriver.spool.files import LocalDisk
 
 
 def row(k: int | None = None, state: str = "completed", **changes: Any) -> list[Any]:
-    values: dict[str, Any] = dict.fromkeys(TaskRow._fields)
+    values: dict[str, Any] = dict.fromkeys(TaskRow._fields[: jobs.ROW_LEAST])
     values |= {"k": k, "state": state, "attempt": 1, "node": "n1", "retries_spent": 0, "cause": "exit"}
     values |= {"reason": "exit code 0", "wall_s": 1.5, "cpu_s": 0.5, "claimed": True, "earlier": []}
     values |= {"started_at": 10.0, "ended_at": 11.5, "exit_code": 0}
@@ -100,7 +100,7 @@ def test_a_snapshot_that_cannot_be_read_is_left_out(
 ) -> None:
     monkeypatch.setattr(jobs, "LARGE", large)
     good, torn, strange = snapshot(1), snapshot(2), snapshot(3)
-    strange["tasks"][0].append("a column of another version")
+    strange["tasks"][0] += ["a column of another version"] * len(TaskRow._fields)
     for found in (good, torn, strange):
         path = scratch / layout.snapshot_path(layout.DONE, found["job"], 1, found["seq"])
         path.parent.mkdir(parents=True, exist_ok=True)

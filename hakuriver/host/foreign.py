@@ -1,0 +1,35 @@
+"""GPUs that somebody uses who is no task of this river's, as far as heartbeats tell."""
+
+from __future__ import annotations
+
+from hakuriver.host.nodes import Node
+from hakuriver.records import Heartbeat
+
+#: Seconds for which what uses a GPU may still be what is left of a task that held it.
+LINGER_S = 15.0
+
+
+class Foreign:
+    """Remembers which GPUs were held lately. A heartbeat is judged when it is read, and holds until the next."""
+
+    def __init__(self) -> None:
+        self._held_at: dict[tuple[str, int], float] = {}
+        self._found: dict[str, frozenset[int]] = {}
+
+    def note(self, node: Node, now: float) -> None:
+        """Look which GPUs are held, or were since the last look. `now`: CLOCK_BOOTTIME, seconds."""
+        for gpu in node.gpus_lately | node.gpus_held.keys():
+            self._held_at[node.name, gpu] = now
+        node.gpus_lately.clear()
+
+    def hear(self, node: Node, heartbeat: Heartbeat, now: float) -> None:
+        """Judge what a node tells; after `note`."""
+        used = (load.index for load in heartbeat.load.gpus if load.processes)
+        never = float("-inf")
+        self._found[node.name] = frozenset(
+            gpu for gpu in used if now - self._held_at.get((node.name, gpu), never) > LINGER_S
+        )
+
+    def of(self, node: Node) -> frozenset[int]:
+        """Indices of its GPUs that others use."""
+        return self._found.get(node.name, frozenset()) - node.gpus_held.keys()
