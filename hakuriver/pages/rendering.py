@@ -75,6 +75,7 @@ class Renderer:
     """The templates."""
 
     def __init__(self) -> None:
+        self._unlinked = {"docker.html", "gpus.html"}  #: pages that others do not link yet
         self._jinja = jinja2.Environment(
             loader=jinja2.PackageLoader("hakuriver.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
             undefined=jinja2.StrictUndefined, finalize=clean, auto_reload=False,
@@ -85,13 +86,15 @@ class Renderer:
         )
         self._jinja.globals.update(
             style=Markup(style), script=Markup(script), policy=_policy(style, script), stamp=STAMP, version=VERSION,
-            states=STATES, program=__version__, docker=False,
+            states=STATES, program=__version__,
+            unlinked=self._unlinked,
         )  # fmt: skip
         self._row: Any = None
 
-    def link_docker(self, on: bool) -> bool:
-        """Have pages link the one about environments, or not; tell whether that is new."""
-        before, self._jinja.globals["docker"] = self._jinja.globals["docker"], on
+    def link(self, page: str, on: bool) -> bool:
+        """Have pages link one of those that not every river needs, or not; tell whether that is new."""
+        before = page not in self._unlinked
+        (self._unlinked.discard if on else self._unlinked.add)(page)
         return before != on
 
     def page(self, template: str, name: str, **values: Any) -> Page:

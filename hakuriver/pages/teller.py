@@ -22,7 +22,7 @@ from hakuriver.host.jobs import read_snapshot
 from hakuriver.ids import JOB_ID_DIGITS
 from hakuriver.pages.newest import Newest
 from hakuriver.pages.rendering import Page, Renderer, joined
-from hakuriver.pages.views import ROWS_MOST, Log, LogFile, job_view, log_files, tails
+from hakuriver.pages.views import ROWS_MOST, Log, LogFile, gpu_rows, job_view, log_files, tails, without_loads
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk
 
@@ -91,7 +91,8 @@ class Teller:
     def environments(self, index: dict[str, Any]) -> None:
         """Take in the environments (records.EnvironmentsIndex); their page is written with the next telling."""
         self._environments = index
-        self._lists_due = self._renderer.link_docker(bool(index["engine"] or index["packages"])) or self._lists_due
+        useful = bool(index["engine"] or index["packages"])
+        self._lists_due = self._renderer.link("docker.html", useful) or self._lists_due
 
     def _write_environments(self) -> None:
         if self._environments is not None:
@@ -173,13 +174,16 @@ class Teller:
 
     def _write_nodes(self, nodes: dict[str, Any]) -> bool:
         """Write the nodes if it is time; tell whether anything but loads and stamps has changed."""
-        kept = [{**row, "load": None, "heartbeat": None, "silent_s": None} for row in nodes["nodes"]]
+        kept = [without_loads(row) for row in nodes["nodes"]]
         kept.append({"cut_off": nodes["cut_off"], "host": nodes["host"], "term": nodes["term"]})
         changed = bool(kept != self._nodes_kept)
         if changed or _past(self._nodes_at, nodes["at"], NODES_S):
             self._lists_due = self._lists_due or changed
             files.publish(self._disk, layout.NODES_INDEX, json.dumps(nodes).encode(), replace=True)
+            gpus = gpu_rows(nodes["nodes"])
+            self._lists_due = self._renderer.link("gpus.html", bool(gpus)) or self._lists_due
             self._list("nodes.html", nodes["at"], nodes=nodes)
+            self._list("gpus.html", nodes["at"], gpus=gpus)
             self._nodes_at, self._nodes_kept = nodes["at"], kept
         return changed
 
@@ -198,7 +202,8 @@ class Teller:
         due, at = self._lists_due or changed, nodes["at"]
         if due or _past(self._stamped, at, ALIVE_S):
             newest = joined(line.html for line in islice(self._newest.lines.values(), OVERVIEW))
-            self._list("index.html", at, nodes=nodes, counts=self.index.counts(), rows=newest)
+            gpus = gpu_rows(row for row in nodes["nodes"] if row["state"] != "offline")
+            self._list("index.html", at, nodes=nodes, counts=self.index.counts(), rows=newest, gpus=gpus)
         if due:
             rows = joined(line.html for line in self._newest.lines.values())
             self._list("tasks.html", at, rows=rows, choices=self._newest.choices(), limit=RECENT)

@@ -1,14 +1,15 @@
-"""What the page of a job shows, picked from its snapshot. Values of the environment go no further than here."""
+"""What pages show, picked from snapshots and nodes. Values of the environment go no further than here."""
 
 from __future__ import annotations
 
 import heapq
 import shlex
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from hakuriver.host.index import survey
-from hakuriver.ids import task_name
-from hakuriver.records import FINAL, TaskRow
+from hakuriver.ids import JOB_ID_DIGITS, task_name
+from hakuriver.records import FINAL, GpuLoad, TaskRow
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk
 
@@ -153,3 +154,26 @@ def _spans(name: str, task: TaskRow, by_task: bool) -> list[_Span]:
             title = f"{name} attempt {attempt} on {node or '?'}: {state}"
             spans.append(_Span(name if by_task else (node or "?"), start, end, state, title))
     return spans
+
+
+# -- nodes
+
+#: A GPU of whose load nothing is known.
+_UNTOLD = GpuLoad(index=0).model_dump()
+
+
+def without_loads(row: dict[str, Any]) -> dict[str, Any]:
+    """A node (records.NodeRow) without what is another with each heartbeat."""
+    gpus = [{**gpu, "load": None} for gpu in row.get("gpus", ())]
+    return {**row, "load": None, "heartbeat": None, "silent_s": None, "gpus": gpus}
+
+
+def gpu_rows(nodes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every GPU of these nodes (records.GpuRow) with its node; of one that is silent no load."""
+    return [_gpu_row(node, gpu) for node in nodes for gpu in node.get("gpus", ())]
+
+
+def _gpu_row(node: dict[str, Any], gpu: dict[str, Any]) -> dict[str, Any]:
+    told = gpu.get("load") if node["state"] != "offline" else None
+    job = gpu["task"][:JOB_ID_DIGITS] if gpu["task"] else None
+    return {**gpu, "load": told or _UNTOLD, "node": node["node"], "state": node["state"], "job": job}

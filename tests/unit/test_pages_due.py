@@ -188,7 +188,7 @@ def test_a_clock_set_back_stops_no_stamp(disk: Failing, index: Index) -> None:
 def test_the_stamp_names_the_versions_of_the_lists(disk: Failing, index: Index) -> None:
     Teller(disk, index).tell([snapshot(1)], nodes(), (1, 1))
     versions = json.loads(page(disk, "alive.js").partition("window.riverPages = ")[2].rstrip(";\n"))
-    assert sorted(versions) == ["index.html", "nodes.html", "tasks.html"]
+    assert sorted(versions) == ["gpus.html", "index.html", "nodes.html", "tasks.html"]
     for name, version in versions.items():
         assert f'data-page="{name}" data-version="{version}"' in page(disk, name)
 
