@@ -27,7 +27,7 @@ from hakuriver.attendant.engine import Away, CannotStart
 from hakuriver.attendant.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hakuriver.attendant.messages import Attend, Begin, Ended
 
@@ -52,6 +52,7 @@ class Docker:
         """`socket`: of the engine that is asked for names before any order has come; empty: the usual one."""
         self._usual = socket or os.environ.get("DOCKER_HOST", "").removeprefix("unix://") or "/var/run/docker.sock"
         self._sockets: dict[str, str] = {}  #: name -> its engine
+        self._engines: set[str] = set()  #: all that orders have named
         self._owners: set[str] = set()
         self._outputs: dict[str, Output] = {}
         self._connections = Connections()
@@ -190,7 +191,7 @@ class Docker:
             ours = self._ours(client, name)
             if ours is None:
                 return
-            steps = [lambda: client.kill(ours["Id"], number)]
+            steps: list[Callable[[], object]] = [lambda: client.kill(ours["Id"], number)]
             if ours["State"]["Paused"]:
                 # TERM would not be heard; but after KILL nothing of what is frozen is to run again.
                 steps.insert(1 if number == signal.SIGKILL else 0, lambda: client.unpause(ours["Id"]))
@@ -232,7 +233,7 @@ class Docker:
         """As in Engine: of all engines that orders have named, or of the usual one."""
         self._owners.add(owner)
         found = []
-        for socket in {*self._sockets.values()} or {self._usual}:
+        for socket in sorted(self._engines) or [self._usual]:
             with self._connections.to(socket) as client:
                 rows = client.containers(all=True, filters={"label": [f"{OWNER}={owner}", f"{KIND}=task"]})
                 for row in rows:
@@ -248,10 +249,11 @@ class Docker:
         self._owners.add(order["owner"])
         socket: str = order["spec"]["socket"]
         self._sockets[order["name"]] = socket
+        self._engines.add(socket)
         return socket
 
     def _socket(self, name: str) -> str:
-        return self._sockets.get(name, self._usual)
+        return self._sockets.get(name) or min(self._engines, default=self._usual)
 
     def _inspect(self, order: Begin | Attend) -> dict[str, Any] | None:
         """What the engine knows of it; None: nothing. Raises Away."""

@@ -58,17 +58,21 @@ class Connections:
 
 def why(error: BaseException) -> str:
     """The system's error at the bottom of a library's; as the library tells it, if there is none."""
-    seen: list[BaseException] = []
-    waiting: list[object] = [error]
-    while waiting:
-        found = waiting.pop(0)
-        if not isinstance(found, BaseException) or found in seen:
-            continue
+    for found in _beneath(error):
+        if isinstance(found, requests.Timeout):
+            return f"no answer within {ANSWER_S} s"
+        if isinstance(found, PermissionError):
+            return f"{found.strerror}: this user may not use it (is it in the group docker?)"
         if isinstance(found, OSError) and found.strerror:
-            remedy = ": may this user use it (group docker)?" if isinstance(found, PermissionError) else ""
-            return found.strerror + remedy
-        seen.append(found)
-        waiting += [found.__cause__, found.__context__, *found.args]
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {ANSWER_S} s"
+            return found.strerror
     return str(error)
+
+
+def _beneath(error: BaseException) -> list[BaseException]:
+    """An error, and all that it came from or holds."""
+    found = [error]
+    for one in found:  # grows meanwhile
+        for more in (one.__cause__, one.__context__, *one.args):
+            if isinstance(more, BaseException) and not any(more is known for known in found):
+                found.append(more)
+    return found

@@ -5,8 +5,9 @@ attendant that is started anew, the rest is taken from the log that the engine k
 as the file has already.
 
 BUGS: taken from the log, a line is seen when it is complete (or 16 KiB of it). If the log has become so long that the
-engine may have dropped its beginning (LOG_BYTES), nobody can tell where to go on: then it goes on from the time of
-the last byte, and says so in the .err file. What a killed engine had read and not yet written to its log is lost.
+engine may have dropped its beginning (LOG_BYTES), nobody can tell where to go on: then it goes on from the time that
+the files were last changed, and says so in the .err file. What an engine had read and not yet written to its log when
+it was killed is lost.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ END_S = 1.0
 #: How long a full disk is waited for.
 FULL_S = 60.0
 
-MISSING = b"\n[hakuriver: the log of this container grew too long while nobody read it: output may be missing here]\n"
+MISSING = (
+    b"\n[hakuriver: the log of this container grew too long while nobody read it: "
+    b"some of the output may be missing from here on, or be there twice]\n"
+)
 #: Both streams, in the order of their files.
 STREAMS = ("stdout", "stderr")
 

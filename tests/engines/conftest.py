@@ -1,0 +1,31 @@
+"""Tests against real engines run only when they are asked for: they need root, apt and minutes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab.dockerd import Dockerd
+
+SCRATCH = Path(__file__).resolve().parents[2] / "build" / "tmp"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("ENGINES") == "1":
+        return
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason="as root: make test-engines"))
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[Dockerd]:
+    """One Docker engine for all tests that do not break it, with all images of the lab."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with Dockerd(Path(tempfile.mkdtemp(dir=SCRATCH, prefix="dockerd"))) as engine:
+        for kind in ("shell", "entrypoint", "workdir"):
+            engine.add_image(kind)
+        yield engine
