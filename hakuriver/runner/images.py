@@ -72,7 +72,7 @@ class Images:
         self._wanted: dict[str, str | None] = {}  #: images being brought, and the package that is loaded for each
         self._news: list[ImageNews] = []
         self._problems: dict[str, str] = {}
-        self._kept: set[str] = set()
+        self._kept: set[str] = set()  #: what the looking thread has been told to keep, or to look for
         self._looks: queue.SimpleQueue[Callable[[Store], None]] = queue.SimpleQueue()
         self._loads: queue.SimpleQueue[Callable[[Store], None]] = queue.SimpleQueue()
         self._threads = 0
@@ -95,6 +95,7 @@ class Images:
             if image in self._wanted:
                 return self._wanted[image]
             self._wanted[image] = None
+        self._kept.add(image)
         self._begin()
         self._looks.put(lambda store: self._look(store, package, image))
         return None
@@ -205,7 +206,8 @@ class Images:
                 return
             except (Damaged, Gone, LoadFailed) as error:
                 if isinstance(error, NoRoom) or tried == TRIES:
-                    self._tell(ImageNews(image, "failed", package, image, str(error)))
+                    reason = f"package {package}: {error}" if isinstance(error, LoadFailed) else str(error)
+                    self._tell(ImageNews(image, "failed", package, image, reason))
                     return
             self._stop.wait(DAMAGED_PAUSE_S)
 

@@ -99,7 +99,10 @@ class Store:
             if found[name] not in before:
                 self._remove(name)
         held = ", ".join(str(value) for value in found.values()) or "no image"
-        raise LoadFailed(f"the tarball holds {held} instead of {image}")
+        raise LoadFailed(
+            f"its tarball holds {held} instead of {image}: make it anew with `hakuriver docker create-tar`, and if the "
+            "host's engine keeps images in another kind of store (`docker info`), have both use the same"
+        )
 
     def _send(self, parts: Iterable[bytes]) -> list[str]:
         """Have the engine read a tarball; names of the images that were in it."""
@@ -124,8 +127,10 @@ class Store:
             root = str(api.info()["DockerRootDir"])
         if "no space left" not in text:
             return LoadFailed(f"the engine cannot load it: {text}")
-        remedy = "free some, or give the engine another directory (data-root in /etc/docker/daemon.json)"
-        return NoRoom(f"no space left for images in {root}, where {_free(root)}: {remedy}")
+        return NoRoom(
+            f"no space left for images in {root}, where {_free(root)}: while it is loaded an image needs twice the "
+            "size of its tarball; free some, or name another directory (data-root in /etc/docker/daemon.json)"
+        )
 
     def _remove(self, name: str) -> bool:
         """Remove an image that nothing uses; whether it is gone."""

@@ -23,6 +23,7 @@ from hakuriver.runner import images as bringing
 from hakuriver.runner.agent import Runner
 from hakuriver.runner.executors import EXECUTORS, Place, Planned, process
 from hakuriver.runner.images import Images
+from hakuriver.runner.port import ImageNews
 from hakuriver.runner.store import EngineAway, LoadFailed, NoRoom
 from hakuriver.spool import layout
 from hakuriver.spool.files import LocalDisk, ShareError
@@ -412,7 +413,7 @@ class Store:
             raise NoRoom("no space left for images in /data")
         self.engine.loads.append(image)
         if not data.startswith(image.encode()):
-            raise LoadFailed("the tarball holds another image")
+            raise LoadFailed("its tarball holds another image")
         self.engine.images.add(image)
 
     def remove_superseded(self, environment: str, kept: str) -> None:
@@ -484,7 +485,7 @@ def test_an_image_is_loaded_once_for_all(bench: Bench) -> None:
     assert [news.state for news in one.news()] == ["loading"]
     bench.engine.gate.set()
     for images in (one, other):
-        done = []
+        done: list[ImageNews] = []
         eventually(lambda images=images, done=done: done.extend(images.news()) or done)  # type: ignore[misc]
         assert [(news.state, news.image) for news in done if news.state != "loading"] == [("there", OLD)]
     eventually(lambda: not bench.marks())
@@ -503,7 +504,12 @@ def test_different_images_are_loaded_side_by_side(bench: Bench) -> None:
     bench.engine.images.add(NEW)
     images.bring("base-18", NEW)  # what is there does not wait for them
     found: list[str] = []
-    eventually(lambda: found.extend(n.wanted for n in images.news() if n.state == "there") or found)
+
+    def came() -> list[str]:
+        found.extend(news.wanted for news in images.news() if news.state == "there")
+        return found
+
+    eventually(came)
     assert found == [NEW]
     bench.engine.gate.set()
     eventually(lambda: {OLD, OTHER} <= bench.engine.images and not bench.marks())
@@ -558,7 +564,7 @@ def test_a_tarball_of_another_image(bench: Bench) -> None:
     bench.package("base-17", NEW, image_id=OLD)
     images = bench.images()
     images.bring("base-17", OLD)
-    assert bench.outcome(images, OLD).reason == "the tarball holds another image"
+    assert bench.outcome(images, OLD).reason == "package base-17: its tarball holds another image"
     assert bench.engine.loads == [OLD, OLD]
 
 
@@ -611,7 +617,7 @@ def test_no_room_is_told_at_once(bench: Bench) -> None:
     bench.engine.full = True
     images = bench.images()
     images.bring("base-17", OLD)
-    assert bench.outcome(images, OLD).reason == "no space left for images in /data"
+    assert bench.outcome(images, OLD).reason == "package base-17: no space left for images in /data"
 
 
 def test_marks_that_a_dead_runner_left_are_removed(bench: Bench) -> None:

@@ -1,0 +1,170 @@
+"""A river whose nodes have Docker engines of their own, each with its own images.
+
+    with DockerRiver(scratch, {"n1": engine, "n2": other}, maker) as river:
+        river.package("base")
+        job = river.contained("echo hi", targets=["n1"])
+
+Packages are made on an engine that no node has, as the host does it. Daemons are those of the installed package, or of
+the tree that PYTHONPATH names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster import CALM, Cluster
+from conftest import eventually
+from daemons import PATIENCE_S, Daemon
+from lab.dockerd import Dockerd, busybox_tree
+
+from hakuriver import reading
+from hakuriver.spool import layout
+
+MIB = 1 << 20
+#: A container takes its time on a busy machine, and so does an image.
+LONG_S = 90.0
+#: The cluster id that `cluster.init_share` gives.
+OWNER = "0123456789ab"
+
+
+class DockerRiver(Cluster):
+    """A host, nodes with engines, packages."""
+
+    def __init__(self, directory: Path, engines: dict[str, Dockerd], maker: Dockerd, **sections: Any) -> None:
+        """`engines`: of the nodes, by name; `maker`: what packages are made on, the host's."""
+        super().__init__(directory, timing=CALM, **{"scheduling": {"executor": "auto"}, **sections})
+        self.engines = engines
+        self.maker = maker
+        self.packages = self.share / layout.CONTAINERS
+
+    def __enter__(self) -> DockerRiver:
+        return self
+
+    # -- daemons
+
+    def start_all(self, cores: int = 4) -> dict[str, Daemon]:
+        """Start the host, and a runner for each engine."""
+        self.start_host(docker={"host": f"unix://{self.maker.socket}"})
+        return {node: self.start_node(node, cores) for node in self.engines}
+
+    def node_daemon(self, node: str, cores: int = 4, **sections: Any) -> Daemon:
+        """The runner of a node with its engine, not started."""
+        docker = {"host": f"unix://{self.engines[node].socket}", **sections.pop("docker", {})}
+        return self.runner(node, f"machine-{node}", cores, docker=docker, **sections)
+
+    def start_node(self, node: str, cores: int = 4, **sections: Any) -> Daemon:
+        """Start a node's runner, and wait until it is online and its engine is there for tasks."""
+        daemon = self.node_daemon(node, cores, **sections).start()
+        self.online(node)
+        eventually(lambda: self.has_docker(node), PATIENCE_S, f"docker on {node}")
+        return daemon
+
+    def has_docker(self, node: str) -> bool:
+        """Whether the host knows that the node can run containers now."""
+        row = self.node(node)
+        return "docker" in row.get("executors", ()) and "docker" not in row.get("away", {})
+
+    def problems(self, node: str) -> str:
+        """What the node says is wrong."""
+        row = self.node(node)
+        return "; ".join([*row.get("problems", ()), *row.get("away", {}).values()])
+
+    def heartbeats(self, node: str) -> int:
+        """The number of its newest heartbeat."""
+        beats = self.names(layout.NodePaths(node).dir("heartbeat"))
+        return max((place[1] for name in beats if (place := layout.parse_entry(name))), default=0)
+
+    # -- packages
+
+    def image(self, environment: str, mark: str, filler: int = 0) -> str:
+        """Make an environment's image, as the host commits it, on the maker's engine; its id.
+
+        `mark`: what /etc/mark holds, so that images can be told apart; `filler`: bytes that make it slow to load.
+        """
+        name = layout.environment_image(environment)
+        extra = {"/etc/mark": mark.encode() + b"\n", "/filler": os.urandom(filler)}
+        labels = {"hakuriver.kind": "environment", "hakuriver.environment": environment, "hakuriver.owner": OWNER}
+        changes = [part for key, value in labels.items() for part in ("--change", f"LABEL {key}={value}")]
+        tree = self.directory / "tree.tar"
+        tree.write_bytes(busybox_tree(extra))
+        made = self.maker.cli("import", "--message", layout.IMAGE_COMMENT, *changes, str(tree), name)
+        tree.unlink()
+        return made.strip()
+
+    def package(self, environment: str = "base", mark: str = "one", filler: int = 0, at: int = 1_700_000_000) -> str:
+        """Put a package on the share; its name."""
+        image = self.image(environment, mark, filler)
+        package = layout.Package(environment, at).name
+        data = b"".join(self.maker.client.get_image(layout.environment_image(environment)))
+        self.publish(package, data, image)
+        return package
+
+    def publish(self, package: str, data: bytes, image: str, **wrong: Any) -> None:
+        """Tarball first, then the manifest; `wrong`: what it says instead."""
+        (self.share / layout.tarball(package)).write_bytes(data)
+        manifest = {
+            "format": 1, "environment": package.rpartition("-")[0], "name": package, "image_id": image,
+            "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "created_at": 1.0, "source": "test",
+            **wrong,
+        }  # fmt: skip
+        path = self.share / layout.manifest(package)
+        path.with_suffix(".tmp").write_text(json.dumps(manifest))
+        path.with_suffix(".tmp").rename(path)
+
+    def loading(self) -> list[str]:
+        """Marks of packages that are being loaded."""
+        return sorted(name for name in self.names(layout.CONTAINERS) if name.endswith(".loading"))
+
+    # -- tasks
+
+    def contained(self, script: str, container: str = "base", **fields: Any) -> str:
+        """Submit a shell script for a container; the job's id."""
+        return self.submit(script, container=container, **fields)
+
+    def phases(self, job: str) -> set[str]:
+        """What is done for the job's tasks at the moment."""
+        return {task.phase for task in self.job(job).tasks if task.phase}
+
+    def completed(self, job: str, deadline_s: float = LONG_S) -> reading.Job:
+        """Wait for the job's end, which must be a good one."""
+        found = self.ended(job, deadline_s)
+        assert found.state == "completed", [(t.task, t.state, t.reason) for t in found.tasks]
+        return found
+
+    def data(self, name: str) -> list[str]:
+        """The lines of a file in shared_data, /shared in containers."""
+        path = self.share / layout.SHARED_DATA / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def close(self) -> None:
+        """As in Cluster; and take away what tasks have left in the engines."""
+        super().close()
+        for engine in self.engines.values():
+            clear(engine)
+
+
+def clear(engine: Dockerd) -> None:
+    """Remove all containers and images."""
+    for name in engine.containers():
+        engine.client.remove_container(name, force=True)
+    for row in engine.client.images():
+        engine.client.remove_image(row["Id"], force=True)
+
+
+def loads(engine: Dockerd, call: Callable[[], Any]) -> int:
+    """How many images were loaded into an engine meanwhile."""
+    since = engine.client.info()["SystemTime"]
+    call()
+    until = engine.client.info()["SystemTime"]
+    told = engine.cli("events", "--since", since, "--until", until, "--filter", "type=image", "--filter", "event=load")
+    return len(told.splitlines())
+
+
+def image_ids(engine: Dockerd) -> set[str]:
+    """Ids of all images."""
+    return {row["Id"] for row in engine.client.images()}
