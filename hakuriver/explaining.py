@@ -164,17 +164,10 @@ def pending(job: Job, found: list[NodeReasons], index: dict[str, Any] | None = N
         return "no host has told of any node yet: see whether `hakuriver runner` runs on one"
     if any(not node.reasons for node in found):
         return "a node has room: it starts in a moment, or jobs before it take that room first"
-    return _package(job, index) or "no node has room for it now"
-
-
-def _package(job: Job, index: dict[str, Any] | None) -> str | None:
-    """Whether it waits for its environment to be packaged."""
-    wishes, river = offers.wishes_of(job.spec), river_of(index)
-    name = offers.environment(wishes, river)
-    contained = offers.needs_container(wishes, None) or offers.gpus_of(job.spec) or wishes.executor == "docker"
-    if index is None or not contained or name in river.packages:
-        return None
-    return f"there is no package for environment {name}: `hakuriver docker create-tar {name}` makes one"
+    if any(why.startswith(offers.NO_PACKAGE) for node in found for why in node.reasons):
+        name = offers.environment(offers.wishes_of(job.spec), river_of(index))
+        return f"{offers.NO_PACKAGE} {name}: `hakuriver docker create-tar {name}` makes one"
+    return "no node has room for it now"
 
 
 def task(job: Job, told: Task) -> str:

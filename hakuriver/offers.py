@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from hakuriver.targets import NO_CONTAINER, Target, parse
 
 
+NO_PACKAGE = "there is no package for environment"
+
+
 class Wishes(NamedTuple):
     """How a job wants to run, wherever that is."""
 
@@ -128,7 +131,7 @@ def waits_for(executor: str, wishes: Wishes, offer: Offer, river: River) -> str 
     if executor in offer.away:
         return f"{executor} cannot be reached: {offer.away[executor]}"
     if executor == "docker" and environment(wishes, river) not in river.packages:
-        return f"there is no package for environment {environment(wishes, river)}"
+        return f"{NO_PACKAGE} {environment(wishes, river)}"
     return None
 
 

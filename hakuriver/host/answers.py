@@ -156,7 +156,7 @@ class Answers:
             return []
         known = ", ".join(sorted(packages.newest)) or "none"
         remedy = f"`hakuriver docker create-tar {name}` makes one; environments that have one: {known}"
-        return [problem("container", name, f"there is no package for environment {name}", remedy)]
+        return [problem("container", name, f"{offers.NO_PACKAGE} {name}", remedy)]
 
     # -- controls
 

@@ -280,11 +280,10 @@ class Host:
         assert heartbeat is not None
         if name not in self.state.nodes:
             description = self.events.description(name, heartbeat.epoch)
-            if description is not None:
-                self.decide(["node", name, heartbeat.epoch, description])
-            else:
+            if description is None:
                 self.hearing.seen[name].heartbeat = None  # it cannot be seen yet: the next heartbeat is read too
-            return
+                return
+            self.decide(["node", name, heartbeat.epoch, description])
         self.foreign.hear(self.state.nodes[name], heartbeat, self.boottime())
         alive = self.liveness.returned(self.state.nodes[name], heartbeat)
         if alive:
@@ -300,7 +299,7 @@ class Host:
 
     def _plan(self) -> planning.Plan:
         rooms = [self._room(n) for n in sorted(self.state.nodes.values(), key=lambda n: n.name) if self._usable(n)]
-        if any("docker" in room.offer.executors for room in rooms):
+        if any("docker" in node.executors for node in self.state.nodes.values()):
             self.packages.look(self.boottime())
         self._rules.river = self.river()
         self._rules.shares = self._shares()
