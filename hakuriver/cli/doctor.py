@@ -50,9 +50,9 @@ WIDTH = 100
 def doctor(other: str | None, shared_dir: str | None, as_json: bool) -> int:
     """Tell in under a minute whether this machine and this share can do the work, and what to change.
 
-    Looks at the filesystem and its mount options, and tries out in a directory of its own what the river rests on:
-    whether files are seen, renames exclusive, owners and names kept; speed, room, tools. With --with the same between
-    two machines. Exits with 1 if something is broken: daemons refuse such a share.
+    Looks at engines and GPUs, at the filesystem and its mount options, and tries out in a directory of its own what
+    the river rests on: whether files are seen, renames exclusive, owners and names kept; speed, room. With --with the
+    same between two machines. Exits with 1 if something is broken: daemons refuse such a share.
 
     \b
     Example:
@@ -108,7 +108,7 @@ def _signals_end() -> Iterator[None]:
 
 def examine(root: str, bare: bool, settings: Settings, other: str | None) -> Examination:
     """Examine, and say on a terminal what is being done. `bare`: it need not be a river yet."""
-    from hakuriver.doctor import site
+    from hakuriver.doctor import engines, site
     from hakuriver.doctor.examining import Examination
 
     def say(text: str) -> None:
@@ -117,7 +117,9 @@ def examine(root: str, bare: bool, settings: Settings, other: str | None) -> Exa
             sys.stderr.flush()
 
     find = site.directory if bare else site.river
-    made = Examination(root, find, settings.node.name, settings.paths.state_dir, other, say)
+    made = Examination(
+        root, find, settings.node.name, settings.paths.state_dir, other, say, lambda: engines.examine(settings)
+    )
     try:
         made.run()
     finally:

@@ -33,13 +33,16 @@ class Examination:
 
     def __init__(
         self, root: str, find: Callable[[str], Disk], node: str, state_dir: str, other: str | None,
-        say: Callable[[str], None],
+        say: Callable[[str], None], engines: Callable[[], list[Finding]] = list,
     ) -> None:  # fmt: skip
-        """`find`: looks for the share at `root`; `other`: a node to measure with; `say`: told what comes next."""
+        """`find`: looks for the share at `root`; `other`: a node to measure with; `say`: told what comes next.
+
+        `engines`: tells what this machine has to run tasks with.
+        """
         self.findings: list[Finding] = []  #: when `run` has returned
         self.problem: str | None = None  #: why the other node could not be measured with
         self._root, self._find, self._node, self._state_dir, self._other = root, find, node, state_dir, other
-        self._say = say
+        self._say, self._engines = say, engines
         self._doing = ""
         self._found: list[Finding] = []  # the thread's: it may go on when nobody waits any more
         self._untried = [*probes.BEFORE, *probes.FULL, *([f"pair ({other})"] if other else ())]
@@ -110,6 +113,8 @@ class Examination:
     def _examine(self) -> None:
         self._begin("this machine")
         self._found += machine.examine(self._node, self._state_dir)
+        self._begin("engines and GPUs")
+        self._found += self._engines()
         self._begin("the mount")
         self._found += mounts.judge(mounts.of(self._root))
         self._begin("the share: river.json")

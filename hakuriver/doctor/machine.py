@@ -1,4 +1,4 @@
-"""What this machine brings along: tools, a place for local state, a clock."""
+"""What this machine brings along: tools, a place for local state, a clock. Engines and GPUs: engines.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import os
 import platform
 import shutil
-import subprocess
 from typing import NamedTuple
 
 from hakuriver import __version__
@@ -14,8 +13,6 @@ from hakuriver.doctor import mounts
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding
 from hakuriver.doctor.probes import judge_room
 
-#: Seconds that a tool may take to say how it is.
-TOOL_S = 4.0
 #: From adjtimex(2): the clock is not synchronised. Bytes of struct timex, and where its status is, on 64-bit Linux.
 TIME_ERROR, STA_UNSYNC = 5, 0x40
 TIMEX_SIZE, TIMEX_STATUS = 208, 40
@@ -26,18 +23,12 @@ class Tool(NamedTuple):
 
     name: str
     use: str  #: what the river does with it
-    probe: tuple[str, ...] = ()  #: a command that succeeds when it is not only there but works
-    says: str = ""  #: what that success means
 
 
 TOOLS = (
     Tool("bash", "commands of yours that are shell scripts"),
-    Tool("docker", "tasks in containers", ("docker", "version", "-f", "{{.Server.Version}}"), "its engine answers"),
-    Tool("systemd-run", "tasks in systemd units", ("systemctl", "show", "--property=Version"), "systemd is running"),
-    Tool("nvidia-smi", "tasks on NVIDIA GPUs", ("nvidia-smi", "-L"), "it finds GPUs"),
-    Tool("numactl", "tasks on chosen NUMA nodes"),
     Tool("ssh", "tasks that are reached by SSH"),
-)  # fmt: skip
+)
 
 
 def examine(node: str, state_dir: str) -> list[Finding]:
@@ -129,28 +120,8 @@ def synchronised() -> bool | None:
 
 
 def tool(wanted: Tool) -> Finding:
-    """Whether a tool is there, and works."""
+    """Whether a tool is there."""
     check = f"machine.{wanted.name}"
     if shutil.which(wanted.name) is None:
         return Finding(check, NOTE, "not found", f"for {wanted.use}")
-    if not wanted.probe:
-        return Finding(check, OK, f"found, for {wanted.use}")
-    trouble = fails(wanted.probe)
-    if trouble is None:
-        return Finding(check, OK, f"found, and {wanted.says}; for {wanted.use}")
-    return Finding(check, NOTE, f"found, but: {trouble}", f"for {wanted.use}")
-
-
-def fails(command: tuple[str, ...]) -> str | None:
-    """What a command says when it fails; None when it does not."""
-    try:
-        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                             timeout=TOOL_S, check=False)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"no answer within {TOOL_S:.0f} s"
-    except OSError as error:
-        return error.strerror or str(error)
-    if ran.returncode == 0:
-        return None
-    said = (ran.stderr or ran.stdout).strip().splitlines()
-    return said[-1][:200] if said else f"exit status {ran.returncode}"
+    return Finding(check, OK, f"found, for {wanted.use}")

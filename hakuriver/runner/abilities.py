@@ -199,7 +199,7 @@ def _refusal() -> str:
     for program in ("systemd-run", "systemctl"):
         told = answer(["sudo", "-n", program, "--version"])
         if not told.ok:
-            return f"sudo refuses {program}: {told.text}; allow it to this user without a password, see sudoers(5)"
+            return f"sudo refuses {program} ({told.text}): allow it to this user without a password, see sudoers(5)"
     return ""
 
 

@@ -248,10 +248,10 @@ class GpuWatch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpus", daemon=True)
 
-    def start(self, patience_s: float) -> None:
-        """Begin, and wait for the first reading, but not for long."""
+    def start(self, patience_s: float) -> bool:
+        """Begin, and wait for the first reading, but not for long; tell whether it has come."""
         self._thread.start()
-        self._first.wait(patience_s)
+        return self._first.wait(patience_s)
 
     def stop(self, patience_s: float = 0.0) -> None:
         """Read no more; a call that hangs is left to itself."""

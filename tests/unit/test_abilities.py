@@ -271,7 +271,7 @@ def test_sudo(with_systemd: Path, monkeypatch: pytest.MonkeyPatch, refused: str)
     found = Looker(settings()).look(gpus=False)
     if refused:
         assert found.executors == ("process",)
-        assert found.cannot["systemd"].startswith(f"sudo refuses {refused}: sudo: a password is required; allow it")
+        assert found.cannot["systemd"].startswith(f"sudo refuses {refused} (sudo: a password is required): allow it")
     else:
         assert found.executors == ("process", "systemd")
 
