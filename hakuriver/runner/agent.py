@@ -67,7 +67,7 @@ class Runner:
         self.out_dir = out_dir
         self.ended_dir = ended_dir
         self.output_limit = output_limit or settings.limits.output_local // 2
-        self.place = place(node, settings)
+        self.place = place(node, settings, machine)
         self.session: Session | None = None
         # An idle runner lists its inbox alone, so it may look more often than a host, which is waited for as well.
         self._pace = Pace(settings.timing.poll_interval / 2)
@@ -106,6 +106,7 @@ class Runner:
         """The machine is as given; if that is not what was told, tell it: in a new epoch, since it holds for one."""
         if machine != self.machine:
             self.machine = machine
+            self.place = place(self.place.node, self.settings, machine)
             self.session = None
 
     def tick(self) -> bool:
@@ -167,7 +168,7 @@ class Runner:
         return max(0.0, min(self._pace.pause_s(now), self.session.due_at() - now))
 
 
-def place(node: str, settings: Settings) -> Place:
+def place(node: str, settings: Settings, machine: Machine) -> Place:
     """Where this process runs attempts."""
     try:
         user = pwd.getpwuid(os.getuid())
@@ -175,4 +176,9 @@ def place(node: str, settings: Settings) -> Place:
     except KeyError:  # a uid without a name, as in containers
         home, name = "/", str(os.getuid())
     paths = settings.paths
-    return Place(node, paths.shared_dir, paths.local_temp_dir, home, name, settings.timing.kill_grace)
+    return Place(
+        node, paths.shared_dir, paths.local_temp_dir, home, name, settings.timing.kill_grace,
+        numa={found.id: tuple(found.cpus) for found in machine.numa},
+        gpus={gpu.index: gpu.uuid for gpu in machine.gpus},
+        docker_socket=settings.docker.socket, docker_user=settings.docker.user,
+    )  # fmt: skip

@@ -104,7 +104,7 @@ def test_threads_asked_for_stand_and_no_memory_is_no_variable(stage: Stage) -> N
 
 @pytest.mark.parametrize(
     ("executor", "command", "reason"),
-    [("docker", ["x"], "no executor docker"), ("process", ["a\0b"], "NUL"), ("process", ["\ud800"], "surrogate")],
+    [("podman", ["x"], "no executor podman"), ("process", ["a\0b"], "NUL"), ("process", ["\ud800"], "surrogate")],
 )
 def test_what_cannot_be_run_is_refused_as_an_ending(
     stage: Stage, executor: str, command: list[str], reason: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hakuriver.runner.executors import process
+from hakuriver.runner.executors import docker, process
 from hakuriver.runner.executors.plan import Place, Planned, Refused
 
 __all__ = ["EXECUTORS", "Place", "Planned", "Refused"]
@@ -15,4 +15,7 @@ __all__ = ["EXECUTORS", "Place", "Planned", "Refused"]
 from hakuriver.records import Start, StartRow
 
 #: Executors of this version, by the name that a start bears.
-EXECUTORS: dict[str, Callable[[Start, list[StartRow], Place], Planned]] = {"process": process.plan}
+EXECUTORS: dict[str, Callable[[Start, list[StartRow], Place], Planned]] = {
+    "process": process.plan,
+    "docker": docker.plan,
+}
