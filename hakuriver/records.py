@@ -72,6 +72,8 @@ def _whole(value: object) -> object:
 Argument = Annotated[str, BeforeValidator(lambda v: _plain(v) if isinstance(v, str) else v)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: What may name an image: it becomes part of an address of the engine. The engine itself is stricter.
+IMAGE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_:@/-]|[.][A-Za-z0-9_:@/-])*$"
 #: What a job names as its container if it wants none.
 NO_CONTAINER = targets.NO_CONTAINER
 #: Names in a task's environment that HakuRiver sets itself.
@@ -234,7 +236,9 @@ class EnvironmentRequest(DoorModel):
     format: Literal[1] = 1
     id: JobId | None = None
     environment: str = Field(description="a-z, 0-9, '.', '_' and '-', at most 63; delete-tar: also <env>-<timestamp>.")
-    image: str | None = Field(None, max_length=255, description="create-container: the image to begin with.")
+    image: Annotated[str, StringConstraints(pattern=IMAGE_NAME)] | None = Field(
+        None, max_length=255, description="create-container: the image to begin with, as python:3.12-slim."
+    )
 
     @field_validator("environment")
     @classmethod

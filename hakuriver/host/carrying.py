@@ -166,31 +166,40 @@ class Carrying:
     def _reach(self) -> None:
         """See that the engine answers; a connection that was lost is made once more."""
         try:
-            if self._engine is None:
-                self._engine = Engine(self.settings.socket, self._mail.cluster_id)
-            found = self._engine.containers()
+            try:
+                found = self._connected().containers()
+            except Unavailable:
+                if self._engine is None:
+                    raise
+                self._let_go()
+                found = self._connected().containers()
         except Unavailable as error:
-            known, self._engine = self._engine, None
-            if known is not None:
-                known.close()
-                return self._reach()
+            self._let_go()
             self._seen = {"engine": "", "problem": error.why, "containers": []}
             raise
         rows = [{"environment": c.environment, "state": c.state, "image": c.image, "created_at": c.created_at}
                 for c in found]  # fmt: skip
-        self._seen = {"engine": self._engine.version, "problem": "", "containers": rows}
-        return None
+        self._seen = {"engine": self._connected().version, "problem": "", "containers": rows}
+
+    def _connected(self) -> Engine:
+        socket = self.settings.socket
+        if not os.path.exists(socket):  # an open connection may outlive it, others could not be made
+            raise Unavailable(socket, os.strerror(errno.ENOENT))
+        if self._engine is None:
+            self._engine = Engine(socket, self._mail.cluster_id)
+        return self._engine
+
+    def _let_go(self) -> None:
+        known, self._engine = self._engine, None
+        if known is not None:
+            known.close()
 
     # -- telling
 
     def _look(self) -> None:
         """See what there is, and tell it."""
-        if self._engine is not None or os.path.exists(self.settings.socket):
-            with contextlib.suppress(Cannot):
-                self._reach()
-        else:
-            missing = Unavailable(self.settings.socket, os.strerror(errno.ENOENT))
-            self._seen = {"engine": "", "problem": missing.why, "containers": []}
+        with contextlib.suppress(Cannot):
+            self._reach()
         self._publish()
 
     def _note(self, order: Order, step: str, done: int | None, total: int | None) -> None:

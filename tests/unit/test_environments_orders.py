@@ -225,6 +225,13 @@ def test_orders_are_for_admins(river: River, monkeypatch: pytest.MonkeyPatch) ->
         ({"request": "create-tar", "environment": "a" * 64}, "environment"),
         ({"request": "create-tar", "environment": "x", "image": "busybox"}, "file"),
         ({"request": "create-container", "environment": "x"}, "file"),
+        ({"request": "create-container", "environment": "x", "image": ""}, "image"),
+        ({"request": "create-container", "environment": "x", "image": "../containers/x"}, "image"),
+        ({"request": "create-container", "environment": "x", "image": "a/../containers/x"}, "image"),
+        ({"request": "create-container", "environment": "x", "image": ";rm -rf /"}, "image"),
+        ({"request": "create-container", "environment": "x", "image": "-v"}, "image"),
+        ({"request": "create-container", "environment": "x", "image": "x?fromSrc=y"}, "image"),
+        ({"request": "create-container", "environment": "x", "image": "a" * 256}, "image"),
         ({"request": "delete-tar", "environment": "x-"}, "environment"),
     ],
 )
