@@ -236,7 +236,8 @@ class Attendant:
         with self._lock:
             attempt = self._attempts.get(name)
             if attempt is not None and not attempt.runs:
-                attempt.stop = max(attempt.stop, number)
+                if attempt.stop != signal.SIGKILL:
+                    attempt.stop = number
                 return
         self._patiently(self._engine.signal, name, number)
 

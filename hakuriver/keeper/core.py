@@ -147,7 +147,8 @@ class Keeper:
                 continue
             at = lease.fence_at(self.lease_until, task.spec.grace_s)
             if at <= now:
-                self.stop(task, "fenced", "the node's lease ran out")
+                grace = lease.grace_left(self.lease_until, now, task.spec.grace_s)
+                self.stop(task, "fenced", "the node's lease ran out", grace)
             elif next_at is None or at < next_at:
                 next_at = at
         if next_at is not None:

@@ -62,13 +62,14 @@ class Attendant:
 class Holding:
     """A task that its engine holds, or is about to."""
 
-    __slots__ = ("freezes", "seek", "sent", "task")
+    __slots__ = ("freezes", "seek", "sent", "stop", "task")
 
     def __init__(self, task: Task, *, seek: bool) -> None:
         self.task = task
         self.seek = seek  #: an earlier keeper gave it up to its attendant: nothing else is known
         self.sent = False  #: some attendant has been told of it
         self.freezes: list[tuple[str, str | None]] = []  #: pauses and resumes not carried out yet: op, request
+        self.stop = ""  #: the last of term and kill
 
 
 class Held:
@@ -128,6 +129,7 @@ class Held:
         if holding is not None and task.phase == STARTING and not (holding.sent or holding.seek):
             self._unborn(holding)
         elif holding is not None:
+            holding.stop = op
             self._order(self._need(task.spec.engine), {"op": op, "name": name(task)})
 
     def freeze(self, task: Task, op: str, request: str | None) -> None:
@@ -254,8 +256,8 @@ class Held:
         self._order(attendant, order)
         for op, _ in holding.freezes:
             self._order(attendant, {"op": op, "name": name(task)})
-        if task.stop is not None:
-            self._order(attendant, {"op": "term", "name": name(task)})
+        if holding.stop:
+            self._order(attendant, {"op": holding.stop, "name": name(task)})
 
     def _whole(self, op: str, task: Task) -> dict[str, Any]:
         """An order with all that there is to know of a task."""

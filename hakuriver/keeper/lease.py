@@ -17,6 +17,11 @@ def fence_at(until: float, grace_s: float) -> float:
     return until - grace_s - MARGIN_S
 
 
+def grace_left(until: float, now: float, grace_s: float) -> float:
+    """How long after SIGTERM a task may still run; less than its grace if the stopping began late."""
+    return max(0.0, min(grace_s, until - MARGIN_S - now))
+
+
 def start_before(until: float, *, rerunnable: bool, grace_s: float) -> float:
     """From when on a task may not be started any more."""
     return fence_at(until, grace_s) if rerunnable else until

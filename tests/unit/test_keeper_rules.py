@@ -97,6 +97,12 @@ def test_the_last_kill_is_out_before_the_lease_ends() -> None:
     assert lease.fence_at(100.0, 10.0) + 10.0 < 100.0
 
 
+def test_a_stopping_that_begins_late_is_shorter() -> None:
+    assert lease.grace_left(100.0, lease.fence_at(100.0, 10.0), 10.0) == 10.0
+    assert lease.grace_left(100.0, 95.0, 10.0) == 4.0
+    assert lease.grace_left(100.0, 99.5, 10.0) == 0.0
+
+
 @pytest.mark.parametrize(
     ("until", "now", "rerunnable", "expected"),
     [
