@@ -13,9 +13,10 @@ def executors(row: dict[str, Any]) -> str:
     return ",".join(f"{name} (away)" if name in away else name for name in row["executors"])
 
 
-def troubles(row: dict[str, Any]) -> list[str]:
-    """What is wrong with a node, and what cannot be used now."""
-    return [*row.get("problems", ()), *(f"{name}: {why}" for name, why in row.get("away", {}).items())]
+def troubles(row: dict[str, Any], briefly: bool = False) -> list[str]:
+    """What is wrong with a node, and what cannot be used now; briefly: without what to do about that."""
+    away = {name: (briefly and why.rpartition(": ")[0]) or why for name, why in row.get("away", {}).items()}
+    return [*row.get("problems", ()), *(f"{name}: {why}" for name, why in away.items())]
 
 
 def gpus_held(row: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ def _cells(row: dict[str, Any]) -> dict[str, object]:
         "TEMP": None if temperature is None else f"{temperature:.0f}C",
         "EXECUTORS": hardware.executors(row),
         "SILENT": units.format_duration(row.get("silent_s")),
-        "PROBLEMS": "; ".join(hardware.troubles(row)),
+        "PROBLEMS": "; ".join(hardware.troubles(row, briefly=True)),
     }
 
 

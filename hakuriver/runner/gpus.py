@@ -64,6 +64,7 @@ class Nvml:
         self._module: Any = None  #: once it is initialised
         self._gpus: tuple[Gpu, ...] = ()
         self._handles: dict[int, Any] = {}
+        self._lost: dict[int, str] = {}  #: GPUs that have no handle any more, and why
         self._amiss: list[str] = []  #: what was wrong when the GPUs were counted
         self._tried_at = float("-inf")
         self._trouble = ""
@@ -74,7 +75,7 @@ class Nvml:
             self._begin()
         if self._module is None:
             return Reading(problems=(self._trouble,) if self._trouble and glob.glob(self._devices) else ())
-        if len(self._handles) < len(self._gpus) and self._again():
+        if self._lost and self._again():
             self._find_again()
         loads, problems = [], list(self._amiss)
         for gpu in self._gpus:
@@ -136,25 +137,26 @@ class Nvml:
             nvml.nvmlInit()
         except nvml.NVMLError:
             pass  # then the next lines find none of them
-        self._handles.clear()
+        self._lost.clear()
         for gpu in self._gpus:
             try:
                 self._handles[gpu.index] = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
-            except nvml.NVMLError:
-                continue
+            except nvml.NVMLError as error:
+                self._lose(gpu, f"is lost: {error}")
 
     # -- each time
 
     def _load(self, gpu: Gpu) -> tuple[GpuLoad, str]:
         """What one GPU does, and what is wrong with it."""
-        handle = self._handles.get(gpu.index)
-        if handle is None:
-            return GpuLoad(index=gpu.index), f"GPU {gpu.index} ({gpu.uuid}) is lost: {SEE}"
-        try:
-            return measure(self._module, gpu.index, handle), ""
-        except self._module.NVMLError as error:
-            del self._handles[gpu.index]
-            return GpuLoad(index=gpu.index), f"GPU {gpu.index} ({gpu.uuid}) does not answer: {error}; {SEE}"
+        if gpu.index not in self._lost:
+            try:
+                return measure(self._module, gpu.index, self._handles[gpu.index]), ""
+            except self._module.NVMLError as error:
+                self._lose(gpu, f"does not answer: {error}")
+        return GpuLoad(index=gpu.index), self._lost[gpu.index]
+
+    def _lose(self, gpu: Gpu, why: str) -> None:
+        self._lost[gpu.index] = f"GPU {gpu.index} ({gpu.uuid}) {why}; {SEE}"
 
 
 def load_module() -> Any:

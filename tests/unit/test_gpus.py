@@ -166,11 +166,11 @@ def test_a_gpu_that_is_lost_has_no_load_and_comes_back(boot: Boot, code: int) ->
         assert [load.utilization_percent for load in told.loads] == [35, None]
         assert told.loads[1] == GpuLoad(index=1)
         assert len(told.problems) == 1
-        assert f"GPU 1 ({nvml.uuid(1)})" in told.problems[0]
+        assert f"GPU 1 ({nvml.uuid(1)}) does not answer: " in told.problems[0]
     nvml.describe(machine.description, nvml.gpu(1, utilization=77))  # the other is gone, and NVML counts anew
     told = machine.read(gpus.RETRY_S)
     assert [load.utilization_percent for load in told.loads] == [None, 77], "they are known by their UUIDs"
-    assert told.problems == (f"GPU 0 ({nvml.uuid(0)}) is lost: {gpus.SEE}",)
+    assert told.problems == (f"GPU 0 ({nvml.uuid(0)}) is lost: Not Found; {gpus.SEE}",)
 
 
 def test_a_driver_that_is_reset(boot: Boot) -> None:
