@@ -70,7 +70,7 @@ def offer_of(row: dict[str, Any]) -> Offer:
     numa, gpus = row.get("numa", ()), row.get("gpus", ())
     return Offer(
         frozenset(row["executors"]), frozenset(row.get("can", ())), frozenset(node["id"] for node in numa),
-        frozenset(gpu["index"] for gpu in gpus), row.get("away", {}),
+        frozenset(gpu["index"] for gpu in gpus), row.get("away", {}), row.get("cannot", {}),
     )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from hakuriver.targets import NO_CONTAINER, Target, parse
 
-
 NO_PACKAGE = "there is no package for environment"
 
 
@@ -33,6 +32,7 @@ class Offer(NamedTuple):
     numa: frozenset[int] = frozenset()  #: ids of its NUMA nodes
     gpus: frozenset[int] = frozenset()  #: indices of its GPUs
     away: Mapping[str, str] = {}  #: executors that cannot be used now, and why
+    cannot: Mapping[str, str] = {}  #: executors and abilities that it has not, and why
 
 
 class River(NamedTuple):
@@ -102,7 +102,7 @@ def environment(wishes: Wishes, river: River) -> str:
 def lacks(executor: str, wishes: Wishes, target: Target | None, offer: Offer) -> str | None:
     """What the node has not that this needs, in words: it will not come while its runner runs."""
     if executor not in offer.executors:
-        return f"it has no {executor}"
+        return f"it has no {executor}" + (f": {offer.cannot[executor]}" if executor in offer.cannot else "")
     numa = None if target is None else target.numa
     if numa is not None:
         if not offer.numa:
@@ -118,8 +118,8 @@ def lacks(executor: str, wishes: Wishes, target: Target | None, offer: Offer) ->
         ("systemd", "systemd-private-pid", wishes.private_pid, "its systemd cannot hide other processes"),
         ("docker", "docker-gpus", _gpus(wishes, target), "its Docker cannot give GPUs to containers"),
     )
-    missing = (why for kind, ability, asked, why in needs if asked and kind == executor and ability not in offer.can)
-    return next(missing, None)
+    missing = ((ability, why) for kind, ability, asked, why in needs if asked and kind == executor)
+    return next((offer.cannot.get(ability, why) for ability, why in missing if ability not in offer.can), None)
 
 
 def _gpus(wishes: Wishes, target: Target | None) -> bool:

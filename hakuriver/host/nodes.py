@@ -86,6 +86,7 @@ class Node:
             frozenset(told.get("can", ())),
             frozenset(numa["id"] for numa in told.get("numa", ())),
             frozenset(gpu["index"] for gpu in told.get("gpus", ())),
+            cannot=told.get("cannot", {}),
         )
 
     @property
