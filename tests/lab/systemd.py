@@ -4,7 +4,8 @@
         machine.run("systemctl", "is-system-running", "--wait")
 
 Their root is a Debian tree of `trees`, read-only, with tmpfs for what is written; `binds` are directories of this
-machine that they have at the same path. Users there: root, `river` (sudo for systemd-run and systemctl), `nobody`. As root.
+machine that they have at the same path. Users there: root, `river` (sudo for systemd-run and systemctl; the container
+alone has a working sudo), `nobody`. As root.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 from processes import alive
 
@@ -42,7 +44,7 @@ class Machine(abc.ABC):
     #: 1 or 2
     cgroup: int
     #: What programs need in their environment there.
-    environment: dict[str, str]
+    environment: ClassVar[dict[str, str]] = {}
 
     def __init__(self, name: str, directory: Path, binds: Sequence[Path] = ()) -> None:
         """`name`: one word, unique on this machine. `directory`: for logs and such, is made; it is bound as well."""
@@ -142,12 +144,22 @@ exec env -i container=lab PATH={path} sh -c 'umount -l /mnt; exec /lib/systemd/s
 """
 
 
+#: Joins cgroups. systemd may remove one of them that is empty, just when it has been made.
+JOIN = """\
+while [ "$1" != -- ]; do
+  tries=0
+  until mkdir -p "$1" && echo $$ >"$1/cgroup.procs"; do tries=$((tries + 1)); [ $tries -lt 50 ]; done 2>/dev/null
+  shift
+done
+shift
+exec "$@"
+"""
+
+
 class Container(Machine):
     """Namespaces of its own but for the network, and a part of each of this machine's cgroup v1 hierarchies."""
 
     cgroup = 1
-    environment: dict[str, str] = {}  # noqa: RUF012 - a constant
-
     _process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> None:
@@ -199,8 +211,7 @@ class Container(Machine):
 
     def _joining(self, groups: Sequence[Path]) -> list[str]:
         """A command that moves itself into these groups, which it makes, and becomes what follows."""
-        script = 'while [ "$1" != -- ]; do mkdir -p "$1"; echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
-        return ["sh", "-ec", script, "sh", *map(str, groups), "--"]
+        return ["sh", "-ec", JOIN, "sh", *map(str, groups), "--"]
 
     def _init(self) -> int:
         """The pid here of the container's first process; 0: there is none."""
@@ -210,7 +221,7 @@ class Container(Machine):
         return int(children[0]) if children else 0
 
     def _controllers(self) -> list[str]:
-        """The v1 hierarchies of this machine but cpuset's, which systemd does not use and groups must be prepared for."""
+        """The v1 hierarchies of this machine; not cpuset's, whose groups must be prepared, and systemd does not use it."""
         lines = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
         found = {Path(words[1]).name for words in lines if words[2] == "cgroup" and words[1].startswith(str(GROUPS))}
         return sorted(found - {"cpuset"})
@@ -301,7 +312,7 @@ class Virtual(Machine):
     """A kernel of its own. Processes start several times slower than here, and without AVX."""
 
     cgroup = 2
-    environment = dict(setting.split("=", 1) for setting in NO_AVX)
+    environment: ClassVar = dict(setting.split("=", 1) for setting in NO_AVX)
 
     _guest: _Booted | None = None
 

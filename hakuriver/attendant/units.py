@@ -1,0 +1,190 @@
+"""What systemd is told of a unit, and what it and the unit's last script say: texts made and read, nothing done."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hakuriver.attendant.messages import Begin
+
+#: Marks a unit as its keeper's, in the unit's own environment; the task does not see it.
+OWNER = "HAKURIVER_OWNER"
+#: Properties that `systemctl show` is asked for.
+SHOWN = (
+    "Id", "LoadState", "ActiveState", "Result", "MainPID", "ExecMainCode", "ExecMainStatus", "CPUUsageNSec",
+    "Environment",
+)  # fmt: skip
+#: ActiveState of units whose program runs, or whose last script does.
+ALIVE = frozenset({"active", "activating", "deactivating", "reloading"})
+DESCRIPTION_MAX = 200
+#: waitid(2): ExecMainCode of a program that exited by itself
+CLD_EXITED = 1
+#: Results that exit code, signal or the count of kills for memory tell as well.
+PLAIN_RESULTS = frozenset({"success", "exit-code", "signal", "core-dump", "oom-kill", ""})
+#: What sudo and systemd say when they are not to be had at all, and what to tell people then.
+AWAY = (
+    (("sudo:", "Sorry, user", "Access denied", "authentication required"), (
+        "systemd-run: permission denied: the runner's user needs sudo without a password for systemd-run and systemctl"
+    )),
+    (("not been booted with systemd", "Failed to connect to bus"), "systemd cannot be reached"),
+    (("Connection", "Transport endpoint", "Failed to get D-Bus"), "systemd did not answer"),
+)  # fmt: skip
+
+
+class Unit:
+    """Where things of one attempt are: the unit's name, its private directory, and where its result will lie."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        """`directory`: the engine's."""
+        self.name = f"{name}.service"
+        self.directory = f"{directory}/made/{name}"
+        self.result = f"{directory}/ended/{name}"
+
+
+def word(text: str) -> str:
+    """One word of a command line as unit files have them (systemd.service(5)): quoted, variables not expanded."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("$", "$$")
+    return f'"{escaped}"'
+
+
+def description(order: Begin) -> str:
+    """A line for people who look at the unit."""
+    text = f"HakuRiver task {order['task']}: {' '.join(order['spec']['argv'])}"
+    return "".join(char if char.isprintable() else " " for char in text)[:DESCRIPTION_MAX]
+
+
+def properties(order: Begin, unit: Unit, script: str, version: int) -> list[str]:
+    """The unit's properties. `script`: ended.sh, `version`: systemd's."""
+    spec = order["spec"]
+    last = " ".join(map(word, ("/bin/sh", script, unit.directory, unit.name, unit.result)))
+    return [
+        "CPUAccounting=yes", "MemoryAccounting=yes", "TasksMax=infinity", *_limits(spec),
+        "StandardInput=null", f"StandardOutput=append:{order['out']}", f"StandardError=append:{order['err']}",
+        "KillMode=control-group", "SendSIGKILL=yes", f"TimeoutStopSec={spec.get('grace_s', 10.0):f}",
+        "IgnoreSIGPIPE=no", *_private(spec, version), f"ExecStopPost=+{last}",
+    ]  # fmt: skip
+
+
+def _limits(spec: dict[str, Any]) -> list[str]:
+    limits = [f"CPUQuota={100 * spec['cores']}%"] if spec.get("cores") else []
+    if spec.get("memory_bytes") is not None:
+        limits += [f"MemoryMax={spec['memory_bytes']}", "MemorySwapMax=0"]
+    return limits
+
+
+def _private(spec: dict[str, Any], version: int) -> list[str]:
+    """The sandbox; and that a child killed for memory does not end the whole, as elsewhere."""
+    private = ["PrivateNetwork=yes"] if spec.get("private_network") else []
+    if spec.get("private_pid") and version >= 257:
+        private.append("PrivatePIDs=yes")
+    return private + (["OOMPolicy=continue"] if version >= 243 else [])
+
+
+def alone(spec: dict[str, Any], version: int) -> list[str]:
+    """What comes before the launcher so that it is the first process of a pid namespace.
+
+    TERM is for the task; unshare(1) of some versions would die of it, and all with it.
+    """
+    if not spec.get("private_pid") or version >= 257:
+        return []
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    return ["/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh", *unshare]
+
+
+def why_away(said: str) -> str:
+    """For people, why systemd or sudo cannot be had, of what they said; empty: that is not what they said."""
+    for words, text in AWAY:
+        if any(each in said for each in words):
+            return f"{text} ({said.strip().splitlines()[-1]})"
+    return ""
+
+
+def read_shows(text: str) -> dict[str, dict[str, str]]:
+    """What `systemctl show` says of units, by their names."""
+    blocks = (dict(line.partition("=")[::2] for line in block.splitlines()) for block in text.split("\n\n"))
+    return {block["Id"]: block for block in blocks if "Id" in block}
+
+
+def owner(show: dict[str, str]) -> str:
+    """Whose unit it is."""
+    for assignment in show.get("Environment", "").split():
+        name, _, value = assignment.partition("=")
+        if name == OWNER:
+            return value
+    return ""
+
+
+class Result:
+    """How a unit ended. `wall_end`: seconds of CLOCK_BOOTTIME."""
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+        self.oom = False
+        self.text = ""
+        self.cpu_s = 0.0
+        self.peak: int | None = None
+        self.wall_end: float | None = None
+
+
+def read_result(text: str) -> Result:
+    """What ended.sh wrote."""
+    facts: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("memory.events", "memory.oom_control", "cpu.stat"):
+            name, _, value = f"{name} {value}".rpartition(" ")
+        facts[name] = value
+    result = Result()
+    _ending(result, facts)
+    kills = facts.get("memory.events oom_kill") or facts.get("memory.oom_control oom_kill") or "0"
+    result.oom = int(kills) > 0 or facts.get("service_result") == "oom-kill"
+    peak = facts.get("memory.peak") or facts.get("memory.max_usage_in_bytes")
+    result.peak = int(peak) if peak else None
+    result.cpu_s = int(facts.get("cpu.stat usage_usec", 0)) / 1e6 or int(facts.get("cpuacct.usage", 0)) / 1e9
+    result.wall_end = float(facts["uptime"].split()[0]) if "uptime" in facts else None
+    result.text = _unusual(facts.get("service_result", ""))
+    return result
+
+
+def _ending(result: Result, facts: dict[str, str]) -> None:
+    """Exit code or signal: what a first process of its own pid namespace noted, or else systemd."""
+    code, status = facts.get("exit_code", ""), facts.get("exit_status", "")
+    if "signal" in facts:
+        result.signal = int(facts["signal"])
+    elif code == "exited":
+        result.exit_code = int(status)
+    elif code in ("killed", "dumped"):
+        result.signal = signal_number(status)
+
+
+def signal_number(name: str) -> int | None:
+    """Of a signal as systemd writes it: KILL, RTMIN+3."""
+    base, _, more = name.partition("+")
+    try:
+        return signal.Signals[f"SIG{base}"] + int(more or 0)
+    except (KeyError, ValueError):
+        return None
+
+
+def _unusual(result: str) -> str:
+    return "" if result in PLAIN_RESULTS else f"systemd ended it: {result}"
+
+
+def of_show(show: dict[str, str]) -> Result:
+    """The ending of a unit whose script could not tell: of what systemd remembers of it, if anything."""
+    result = Result()
+    code, status = show.get("ExecMainCode", "0"), show.get("ExecMainStatus", "")
+    if show.get("ActiveState") != "failed" or code == "0":
+        result.text = "the unit is gone, and nobody noted how it ended"
+        return result
+    if int(code) == CLD_EXITED:
+        result.exit_code = int(status)
+    else:
+        result.signal = int(status)
+    result.oom = show.get("Result") == "oom-kill"
+    used = show.get("CPUUsageNSec", "")
+    result.cpu_s = int(used) / 1e9 if used.isdigit() and int(used) < 2**63 else 0.0
+    result.text = _unusual(show.get("Result", ""))
+    return result
