@@ -47,6 +47,7 @@ class Connections:
         if socket not in clients:
             version = self._versions.get(socket, "auto")
             clients[socket] = docker.APIClient(f"unix://{socket}", version=version, timeout=ANSWER_S)
+            clients[socket].trust_env = False  # no proxy has a say on the way to a socket
             self._versions[socket] = clients[socket].api_version
         return clients[socket]
 

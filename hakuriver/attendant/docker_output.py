@@ -33,8 +33,8 @@ PIECE_BYTES = 16 * 1024
 SILENCE_S = 10.0
 #: Seconds that a container may live on after its stream's end, until the stream counts as lost.
 END_S = 1.0
-#: How long a full disk is waited for.
-FULL_S = 60.0
+#: How long a full disk is waited for once the container has ended; while it runs, it waits too.
+FULL_S, FULL_RETRY_S = 60.0, 0.5
 
 MISSING = (
     b"\n[hakuriver: the log of this container grew too long while nobody read it: "
@@ -56,11 +56,17 @@ class Log(Protocol):
 class Output:
     """The output of one container. `live` or `resume` begins it, `finish` waits until all of it is there."""
 
-    def __init__(self, log: Log, paths: tuple[str, str], runs: Callable[[], bool]) -> None:
-        """`paths`: of the files for stdout and stderr; `runs`: whether the container does (raises Away)."""
+    def __init__(
+        self, log: Log, paths: tuple[str, str], *, runs: Callable[[], bool], at_end: Callable[[], None]
+    ) -> None:
+        """`paths`: of the files for stdout and stderr; `runs`: whether the container does (raises Away).
+
+        `at_end` is called when an attached stream ends, which is the first that is seen of a container's end.
+        """
         self._log = log
         self._paths = paths
         self._runs = runs
+        self._at_end = at_end
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._close: Callable[[], None] = lambda: None
@@ -125,6 +131,7 @@ class Output:
                         self._write(index, piece, mine)
         except (OSError, ValueError):
             self._whole = False  # lost, or closed by finish
+        self._at_end()
         if not self._ended.wait(END_S) and self._round == mine and self._still_runs():
             self._follow_here(mine)
 
@@ -188,26 +195,22 @@ class Output:
     def _write(self, index: int, data: bytes, mine: int) -> bool:
         """Append it, unless this round is over."""
         with self._writing:
-            if self._round != mine:
-                return False
-            self._last = time.monotonic()
-            self._append(self._paths[index], data)
-            self._last = time.monotonic()
-            return True
+            return self._round == mine and self._append(self._paths[index], data)
 
-    def _append(self, path: str, data: bytes) -> None:
+    def _append(self, path: str, data: bytes) -> bool:
         """Append it all; a full disk is waited for, which also stops the container from writing more."""
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        patience = time.monotonic() + FULL_S
         try:
             while data:
                 try:
                     data = data[os.write(fd, data) :]
+                    self._last = time.monotonic()
                 except OSError as error:
-                    if time.monotonic() > patience:
+                    if self._ended.is_set() and time.monotonic() - self._last > FULL_S:
                         self.problem = f"output could not be written to {path}: {error.strerror}"
-                        return
-                    time.sleep(0.5)
+                        return False
+                    time.sleep(FULL_RETRY_S)
+            return True
         finally:
             os.close(fd)
 

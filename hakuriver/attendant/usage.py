@@ -1,8 +1,9 @@
 """CPU time and peak memory of what runs in a cgroup, read from time to time.
 
-BUGS: what is used after the last look is not seen; a cgroup is gone as soon as its last process is, so of a task that
-ends within milliseconds nothing is known, and of others up to a second of CPU time per core is missing. Memory's peak
-is the kernel's own, as of that look; with cgroup v2, kernels before 5.19 keep none: the largest use seen stands for it.
+BUGS: what is used after the last look is not seen. The end of a container's output is one more occasion to look, for
+its cgroup stays for some milliseconds; where that is missed, up to a second of CPU time per core is missing, and of a
+container that lives for milliseconds nothing is known. Memory's peak is the kernel's own; with cgroup v2, kernels
+before 5.19 keep none: the largest use seen stands for it.
 """
 
 from __future__ import annotations
@@ -78,9 +79,11 @@ class _Meter:
         while self.due() <= now:
             self.looks += 1
         try:
-            self.used = self.group.look(self.used)
+            seen = self.group.look(self.used)
         except (OSError, ValueError, KeyError):
-            pass  # it has ended, and is taken out soon
+            return  # it has ended, and is taken out soon
+        if seen.cpu_s >= self.used.cpu_s:  # two may look at once
+            self.used = seen
 
 
 class Usage:
@@ -103,6 +106,12 @@ class Usage:
                 self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
                 self._thread.start()
             self._changed.notify()
+
+    def look(self, name: str) -> None:
+        """Look at it now, since it is about to end."""
+        meter = self._meters.get(name)
+        if meter is not None:
+            meter.look(time.monotonic())
 
     def take(self, name: str) -> Used:
         """What was seen of one that has ended; it is not looked at any more."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import eventually
+from lab.base import run
 from lab.dockerd import Dockerd
 
 from hakuriver.attendant import docker_output
@@ -238,8 +239,16 @@ def test_exit_code_times_and_usage(stage: Stage) -> None:
     assert ended["started_at"] is not None
     assert before - 1 < ended["started_at"] < ended["ended_at"] < time.time() + 1
     assert 1.2 < ended["wall_s"] < 20
-    assert 0.005 < ended["cpu_s"] < 20
+    assert 0.01 < ended["cpu_s"] < 20
     assert ended["peak_memory_bytes"] is not None and ended["peak_memory_bytes"] > 20 * MIB
+
+
+def test_cpu_time_is_counted_to_the_end(stage: Stage) -> None:
+    """What was used since the last look, a second ago at most, is not lost."""
+    order = stage.sh("sleep 1.1; head -c 1500000000 /dev/zero > /dev/null; cat /sys/fs/cgroup/cpuacct/cpuacct.usage")
+    ended = stage.run(order)
+    if out(order):  # cgroup v1
+        assert ended["cpu_s"] == pytest.approx(int(out(order)) / 1e9, rel=0.2)
 
 
 def test_out_of_memory_is_told(stage: Stage) -> None:
@@ -398,6 +407,41 @@ def test_output_of_one_that_ended_while_nobody_attended(stage: Stage) -> None:
     eventually(lambda: stage.docker.look(order) == "ended")
     assert stage.end(order)["exit_code"] == 0
     assert (out(order), err(order)) == (b"one\n\n\nthree\r", b"two\n")
+
+
+def test_output_waits_for_a_full_disk(stage: Stage, scratch: Path) -> None:
+    small = scratch / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small))
+    try:
+        order = stage.sh("head -c 6000000 /dev/urandom | tee /sums/out", binds=[f"{scratch}:/sums:rw"])
+        order["out"] = str(small / "out")
+        stage.begin(order)
+        eventually(lambda: len(out(order)) == MIB, 20)
+        assert stage.docker.look(order) == "running", "it waits as well"
+        run("mount", "-o", "remount,size=20m", str(small))
+        ended = stage.end(order)
+        assert (ended["exit_code"], ended["text"]) == (0, "")
+        assert out(order) == (scratch / "out").read_bytes()
+    finally:
+        run("umount", str(small))
+
+
+def test_output_that_cannot_be_written_is_told(stage: Stage, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_output, "FULL_S", 1.0)
+    monkeypatch.setattr(docker_output, "SILENCE_S", 0.5)
+    small = scratch / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small))
+    try:
+        order = stage.sh("head -c 300000 /dev/zero")
+        order["out"] = str(small / "out")
+        ended = stage.run(order)
+        assert ended["exit_code"] == 0
+        assert ended["text"] == f"output could not be written to {small}/out: No space left on device"
+        assert out(order) == bytes(65536)
+    finally:
+        run("umount", str(small))
 
 
 def test_output_is_live_and_has_no_need_of_lines(stage: Stage) -> None:
