@@ -122,17 +122,17 @@ def describe(resources: Resources) -> Machine:
     )
 
 
-def usable_cores() -> int:
-    """Cores that this process may use, at least 1."""
+def usable_cores(listing: str | None = None, root: str = CGROUPS) -> int:
+    """Cores that this process may use, at least 1; see `own_cgroups`."""
     allowed = len(os.sched_getaffinity(0))
-    quotas = [quota for directory in own_cgroups("cpu") if (quota := cpu_quota(directory)) is not None]
+    quotas = [quota for group in own_cgroups("cpu", listing, root) if (quota := cpu_quota(group)) is not None]
     return max(1, min([allowed, *(int(quota) for quota in quotas)]))
 
 
-def usable_memory() -> int:
-    """Bytes that this process and all that it starts may use."""
+def usable_memory(listing: str | None = None, root: str = CGROUPS) -> int:
+    """Bytes that this process and all that it starts may use; see `own_cgroups`."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [limit for directory in own_cgroups("memory") if (limit := memory_limit(directory)) is not None]
+    limits = [limit for group in own_cgroups("memory", listing, root) if (limit := memory_limit(group)) is not None]
     return min([total, *limits])
 
 

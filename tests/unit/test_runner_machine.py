@@ -14,6 +14,8 @@ from hakuriver.runner.baton import Gone, NodeTaken, Superseded
 from hakuriver.settings import Resources
 from hakuriver.spool.files import Entry, LocalDisk, names
 
+RECORDED = Path(__file__).resolve().parent.parent / "data" / "cgroup"
+
 
 def test_resources_of_the_configuration_win() -> None:
     found = machine.describe(Resources(cores=3, memory=5_000_000))
@@ -58,6 +60,19 @@ def test_the_cpu_quota_of_a_cgroup(scratch: Path, files: dict[str, str], cores: 
 def test_the_memory_limit_of_a_cgroup(scratch: Path, name: str, text: str, limit: int | None) -> None:
     (scratch / name).write_text(text)
     assert machine.memory_limit(str(scratch)) == limit
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_least_limit_of_all_cgroups_above_counts(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = RECORDED / version
+    listing = (root / "self").read_text()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 24}[name])
+    assert (machine.usable_cores(listing, str(root)), machine.usable_memory(listing, str(root))) == (1, 4 << 30)
+    above = listing.replace("/inner", "")
+    assert machine.usable_cores(above, str(root)) == 3
+    above = above.replace("/outer", "")
+    assert (machine.usable_cores(above, str(root)), machine.usable_memory(above, str(root))) == (64, 1 << 36)
 
 
 def test_the_temperature_is_the_processors_if_it_has_one() -> None:
