@@ -71,7 +71,7 @@ def become(launch: Launch, telling: int | None) -> None:
     try:
         for number in DEFAULT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        _drop(*launch.user[:2], launch.user[2:])
+        _drop(launch.user)
         trying = f"enter working directory {os.fsdecode(launch.cwd)}"
         os.chdir(launch.cwd)
         trying = f"run {os.fsdecode(launch.argv[0])}"
@@ -87,8 +87,9 @@ def become(launch: Launch, telling: int | None) -> None:
         os._exit(code)
 
 
-def _drop(uid: int, gid: int, groups: list[int]) -> None:
+def _drop(user: list[int]) -> None:
     """Have this user's rights; root stays as it is."""
+    uid, gid, *groups = user
     if uid != os.getuid():
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)

@@ -3,7 +3,7 @@
 A service and not a scope: scopes refuse the sandbox properties, do not drop the user by User=, and their exit code is
 lost when whoever made them dies. A service is systemd's child. At its end `ended.sh`, run by systemd, writes how it
 ended into a file, so that it is known whoever has died meanwhile; if even that fails, systemd remembers failed units
-until they are removed. The program is started by `launch.py`, which tells why neither User= nor EnvironmentFile= serves.
+until they are removed. The program is started by `launch.py`, which says why User= and EnvironmentFile= do not serve.
 
 The engine's directory, on the node's disk and nobody else's (0700):
 
@@ -45,6 +45,10 @@ ASK_S = 5.0  #: between two questions to systemd, whether units are there still
 END_S = 10.0  #: within which a unit has ended that was killed
 
 
+class Denied(Away):
+    """Neither root nor allowed to ask sudo: {text}. Somebody may allow it yet, to whoever waits for that."""
+
+
 class Systemd:
     """The systemd of this machine."""
 
@@ -56,12 +60,15 @@ class Systemd:
             os.makedirs(path, 0o700, exist_ok=True)
         _write(self._script, resources.files("hakuriver.attendant").joinpath("ended.sh").read_bytes())
         self._watch = Watch(self)
+        self._owners: dict[str, str] = {}  #: by name, of all that orders and `names` have told: others' are not removed
         self._known_version = 0
 
     # -- the protocol of engines
 
     def look(self, order: Begin | Attend) -> str:
+        """As in Engine; never `made`. A unit that is another owner's counts as absent."""
         unit = self._unit(order["name"])
+        self._owners[order["name"]] = order["owner"]
         show = self.shows(unit.name).get(unit.name, {})
         if os.path.exists(unit.result):
             return "ended"
@@ -72,7 +79,9 @@ class Systemd:
         return "ended" if show["ActiveState"] == "failed" else "absent"
 
     def make(self, order: Begin) -> None:
+        """As in Engine."""
         unit = self._unit(order["name"])
+        self._owners[order["name"]] = order["owner"]
         self._forget(unit)
         try:
             packed = self._launch(order["spec"]).pack()
@@ -84,6 +93,7 @@ class Systemd:
         os.mkfifo(f"{unit.directory}/told", 0o600)
 
     def start(self, order: Begin) -> None:
+        """As in Engine."""
         unit = self._unit(order["name"])
         told = os.open(f"{unit.directory}/told", os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -98,22 +108,26 @@ class Systemd:
             raise CannotStart(int(code), text)
 
     def attend(self, order: Begin | Attend) -> tuple[int | None, float]:
+        """As in Engine; systemd itself writes the output."""
         unit = self._unit(order["name"])
         pid = int(self.shows(unit.name).get(unit.name, {}).get("MainPID", 0))
         begun = _begun(unit)
         return pid or None, begun[0] if begun else time.time()
 
     def wait(self, order: Begin | Attend) -> Ended:
+        """As in Engine; a systemd that is away is waited for."""
         unit = self._unit(order["name"])
         show = self._watch.wait(unit)
         return self._ended(order["name"], unit, show)
 
     def signal(self, name: str, number: int) -> None:
+        """As in Engine."""
         unit = self._unit(name)
         self._kill(unit, number)
         self._thaw(unit)
 
     def freeze(self, name: str, on: bool) -> str:
+        """As in Engine: by cgroup v2, elsewhere by STOP and CONT to all processes."""
         unit = self._unit(name)
         if self._can_freeze():
             done = self._call("systemctl", "freeze" if on else "thaw", unit.name)
@@ -122,20 +136,26 @@ class Systemd:
         return done.stderr.strip() if done.returncode else ""
 
     def remove(self, name: str) -> None:
+        """As in Engine; waits a while for the end of one that runs."""
         unit = self._unit(name)
         show = self.shows(unit.name).get(unit.name, {})
-        if show.get("ActiveState") in units.ALIVE:
-            self.signal(name, signal.SIGKILL)
-            show = self._settle(unit)
-        if show.get("ActiveState") == "failed":
-            self._call("systemctl", "reset-failed", unit.name)
+        if units.owner(show) == self._owners.get(name):
+            if show["ActiveState"] in units.ALIVE:
+                self.signal(name, signal.SIGKILL)
+                show = self._settle(unit)
+            if show.get("ActiveState") == "failed":
+                self._call("systemctl", "reset-failed", unit.name)
         self._forget(unit)
+        self._owners.pop(name, None)
 
     def names(self, owner: str) -> list[str]:
+        """As in Engine."""
         made = os.listdir(f"{self.directory}/made")
         ours = {name for name in made if _read(f"{self.directory}/made/{name}/owner") == owner}
         there = {unit for unit, show in self.shows(PATTERN).items() if units.owner(show) == owner}
-        return sorted(ours | {unit.removesuffix(".service") for unit in there})
+        found = ours | {unit.removesuffix(".service") for unit in there}
+        self._owners.update(dict.fromkeys(found, owner))
+        return sorted(found)
 
     # -- starting
 
@@ -155,7 +175,7 @@ class Systemd:
         )
 
     def _run(self, order: Begin, unit: Unit) -> None:
-        """Have systemd start the launcher. Raises Away, CannotStart; then nothing is left."""
+        """Have systemd start the launcher. Raises Away, and then it may start yet; CannotStart: nothing is left."""
         kind = "exec" if self._version() >= 240 else "simple"
         settings = [f"--property={each}" for each in units.properties(order, unit, self._script, self._version())]
         launcher = str(resources.files("hakuriver.attendant").joinpath("launch.py"))
@@ -166,9 +186,9 @@ class Systemd:
                 f"--service-type={kind}", f"--setenv={units.OWNER}={order['owner']}", *settings,
                 "--", *(argument.replace("$", "$$") for argument in command),
             )  # fmt: skip
-        except Away:
+        except Denied as denied:
             self._forget(unit)
-            raise
+            raise CannotStart(125, str(denied)) from None
         # One that fails at once may have run all the same: systemd can hear of its end before it hears of its start.
         if done.returncode and _begun(unit) is None:
             self._refused(order, unit, done.stderr.strip())
@@ -177,8 +197,7 @@ class Systemd:
         """systemd-run has failed: raise CannotStart, and leave nothing of ours."""
         show = self.shows(unit.name).get(unit.name, {})
         if units.owner(show) not in ("", order["owner"]):
-            self._forget(unit)
-            raise CannotStart(125, f"{unit.name} is a unit of another keeper on this machine")
+            said = f"{unit.name} is a unit of another keeper on this machine"
         self.remove(order["name"])
         if show.get("ExecMainStatus") == "203":
             said = f"systemd cannot run {sys.executable}"
@@ -264,8 +283,9 @@ class Systemd:
         """Call systemd-run or systemctl with root's rights. Raises Away."""
         argv = (argv[0], "--no-ask-password", *argv[1:])
         done = _call([*(["sudo", "-n"] if os.geteuid() else []), *argv])
-        away = units.why_away(done.stderr) if done.returncode else ""
-        if away:
+        if done.returncode and (denied := units.why_denied(done.stderr)):
+            raise Denied(denied)
+        if done.returncode and (away := units.why_away(done.stderr)):
             raise Away(away)
         return done
 
@@ -320,7 +340,7 @@ class Watch:
             return self._runs
 
     def _ask(self) -> None:
-        """Find units that ended without a result. A result is written before its unit is gone, so look in that order."""
+        """Find units that ended without a result. Results are written before units are gone: look in that order."""
         with self._changed:
             waiting = set(self._waiting)
         try:

@@ -22,14 +22,9 @@ DESCRIPTION_MAX = 200
 CLD_EXITED = 1
 #: Results that exit code, signal or the count of kills for memory tell as well.
 PLAIN_RESULTS = frozenset({"success", "exit-code", "signal", "core-dump", "oom-kill", ""})
-#: What sudo and systemd say when they are not to be had at all, and what to tell people then.
-AWAY = (
-    (("sudo:", "Sorry, user", "Access denied", "authentication required"), (
-        "systemd-run: permission denied: the runner's user needs sudo without a password for systemd-run and systemctl"
-    )),
-    (("not been booted with systemd", "Failed to connect to bus"), "systemd cannot be reached"),
-    (("Connection", "Transport endpoint", "Failed to get D-Bus"), "systemd did not answer"),
-)  # fmt: skip
+#: What sudo and systemd say to those who may not, and if there is no systemd to speak of.
+DENIED = ("sudo:", "Sorry, user", "Access denied", "authentication required")
+AWAY = ("not been booted with systemd", "Failed to connect to bus", "Connection", "Transport endpoint")
 
 
 class Unit:
@@ -92,12 +87,23 @@ def alone(spec: dict[str, Any], version: int) -> list[str]:
     return ["/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh", *unshare]
 
 
+def why_denied(said: str) -> str:
+    """For people, that and why systemd may not be used, of what was said; empty: that is not what was said."""
+    if not any(words in said for words in DENIED):
+        return ""
+    return (
+        "systemd-run: permission denied: the runner's user needs sudo without a password for systemd-run and systemctl"
+        f" ({_last(said)})"
+    )
+
+
 def why_away(said: str) -> str:
-    """For people, why systemd or sudo cannot be had, of what they said; empty: that is not what they said."""
-    for words, text in AWAY:
-        if any(each in said for each in words):
-            return f"{text} ({said.strip().splitlines()[-1]})"
-    return ""
+    """The same, that systemd cannot be reached."""
+    return f"systemd cannot be reached ({_last(said)})" if any(words in said for words in AWAY) else ""
+
+
+def _last(said: str) -> str:
+    return said.strip().splitlines()[-1]
 
 
 def read_shows(text: str) -> dict[str, dict[str, str]]:

@@ -221,7 +221,7 @@ class Container(Machine):
         return int(children[0]) if children else 0
 
     def _controllers(self) -> list[str]:
-        """The v1 hierarchies of this machine; not cpuset's, whose groups must be prepared, and systemd does not use it."""
+        """The v1 hierarchies here; not cpuset's, whose groups must be prepared, and systemd does not use it."""
         lines = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
         found = {Path(words[1]).name for words in lines if words[2] == "cgroup" and words[1].startswith(str(GROUPS))}
         return sorted(found - {"cpuset"})
