@@ -51,13 +51,22 @@ class Choice(NamedTuple):
     package: str | None = None  #: docker: `<env>-<timestamp>`
 
 
+#: What most jobs wish: they share it, as there may be many.
+PLAIN = Wishes()
+_SAID = frozenset({"container", "gpus", "privileged", "mounts", "private_network", "private_pid"})
+
+
 def wishes_of(spec: Mapping[str, Any]) -> Wishes:
     """What a job (records.JobSpec) wishes."""
-    return Wishes(
-        spec.get("executor") or "auto", spec.get("container"), spec.get("gpus") or 0,
+    executor = spec.get("executor") or "auto"
+    if executor == "auto" and _SAID.isdisjoint(spec):
+        return PLAIN
+    found = Wishes(
+        executor, spec.get("container"), spec.get("gpus") or 0,
         bool(spec.get("privileged") or spec.get("mounts")),
         bool(spec.get("private_network")), bool(spec.get("private_pid")),
     )  # fmt: skip
+    return PLAIN if found == PLAIN else found
 
 
 def gpus_of(spec: Mapping[str, Any]) -> int:
