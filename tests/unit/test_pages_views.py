@@ -133,3 +133,16 @@ def test_only_a_regular_file_is_shown_as_a_log(scratch: Path, kind: str) -> None
         path.mkdir()
     assert tail(LocalDisk(str(scratch)), "log", 100) == (b"", 0)
     assert tail(LocalDisk(str(scratch)), "secret", 3) == (b"ret", 6)
+
+
+def test_what_a_job_asks_of_engines_and_what_its_tasks_got() -> None:
+    spec = {"command": ["x"], "container": "torch", "gpus": 2, "privileged": False, "mounts": ["/a:/b:ro"],
+            "private_network": True, "targets": ["n1:0"]}  # fmt: skip
+    held = [*row(0, state="assigning", executor="docker", ended_at=None), [0, 3], "torch-7", "syncing torch-7"]
+    text = html(snapshot(1, spec=spec, tasks=[held], count=1, counts={"assigning": 1}, state="running"))
+    for words in ("2 GPUs", "private network", "<dt>Privileged</dt><dd>no</dd>", "/a:/b:ro", "GPU 0, 3", "torch-7",
+                  "syncing torch-7", "n1:0"):  # fmt: skip
+        assert words in text
+    plain = html(snapshot(1))
+    assert "GPU" not in plain
+    assert "Privileged" not in plain
