@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 import glob
 import importlib
-import importlib.metadata
-import importlib.util
 import logging
 import threading
 import time
@@ -165,10 +163,12 @@ def load_module() -> Any:
         ctypes.CDLL(LIBRARY)
     except OSError:
         raise Unavailable(NO_LIBRARY) from None
+    from importlib import metadata, util  # they take longer to import than all of this module
+
     try:
-        importlib.metadata.version("nvidia-ml-py")
-    except importlib.metadata.PackageNotFoundError:
-        raise Unavailable(OLD_MODULE if importlib.util.find_spec("pynvml") else NO_MODULE) from None
+        metadata.version("nvidia-ml-py")
+    except metadata.PackageNotFoundError:
+        raise Unavailable(OLD_MODULE if util.find_spec("pynvml") else NO_MODULE) from None
     return importlib.import_module("pynvml")
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from runner_stage import Stage
+from runner_stage import JOB, Stage, runs, start
 
+from hakuriver.records import Gpu, GpuLoad, Heartbeat, Load, NodeDescription, NumaNode
 from hakuriver.runner import baton, machine
 from hakuriver.runner.baton import Gone, NodeTaken, Superseded
+from hakuriver.runner.heart import differ
 from hakuriver.settings import Resources
 from hakuriver.spool.files import Entry, LocalDisk, names
 
@@ -99,6 +101,81 @@ def test_the_load_is_told(scratch: Path) -> None:
     assert load.memory_total_bytes > load.memory_used_bytes > 0
     assert load.disk_free_bytes and load.disk_free_bytes > 0
     assert machine.sampler(str(scratch / "nowhere"))().disk_free_bytes is None
+
+
+# -- how it is told
+
+
+GPU = Gpu(index=0, uuid="U", name="A100")
+
+
+def told(stage: Stage, epoch: int) -> NodeDescription:
+    return NodeDescription.model_validate_json(stage.host.disk.read(f"nodes/n1/node.{epoch}.json"))
+
+
+def test_a_machine_that_turns_out_to_be_another_is_told_in_a_new_epoch(scratch: Path) -> None:
+    stage = Stage(scratch)
+    runner = stage.runner()
+    stage.turns(runner)
+    plain = runner.machine
+    runner.describe_as(plain._replace(engines={}))
+    stage.turns(runner)
+    assert (runner.epoch, told(stage, 1).gpus) == (1, []), "equal is not another"
+    numa = NumaNode(id=0, cpus=[0, 1])
+    found = plain._replace(
+        executors=("docker", "process"), numa=(numa,), gpus=(GPU,), can=("docker-gpus",), engines={"docker": "27.5.1"},
+        cannot={"systemd": "no"},
+    )  # fmt: skip
+    runner.describe_as(found)
+    stage.turns(runner)
+    what = told(stage, 2)
+    assert (runner.epoch, what.numa, what.gpus, what.can) == (2, [numa], [GPU], ["docker-gpus"])
+    assert (what.engines, what.cannot) == ({"docker": "27.5.1"}, {"systemd": "no"})
+    assert set(what.executors) <= {"docker", "process"}
+
+
+def test_a_task_runs_on_when_the_machine_turns_out_to_be_another(scratch: Path) -> None:
+    stage = Stage(scratch)
+    stage.keeper.scripts[JOB] = runs
+    runner = stage.runner()
+    stage.turns(runner)
+    stage.host.send(starts=[start(["x"])])
+    stage.turns(runner)
+    runner.describe_as(runner.machine._replace(gpus=(GPU,)))
+    stage.turns(runner)
+    assert stage.keeper.began == [(JOB, 1)]
+    assert stage.host.heartbeats()[-1].tasks == [(JOB, None, 1)]
+
+
+def test_heartbeats_tell_loads_and_what_is_away(scratch: Path) -> None:
+    stage = Stage(scratch)
+    runner = stage.runner()
+    runner.sample = lambda: Load(gpus=[GpuLoad(index=0, processes=2)])
+    runner.conditions = lambda: machine.Conditions({"docker": "gone"}, ("a GPU is lost",))
+    stage.turns(runner)
+    beat = stage.host.heartbeats()[-1]
+    assert (beat.load.gpus[0].processes, beat.away, beat.problems) == (2, {"docker": "gone"}, ["a GPU is lost"])
+
+
+@pytest.mark.parametrize(
+    ("change", "news"),
+    [
+        ({}, False),
+        ({"processes": 1}, True),
+        ({"utilization_percent": 25}, True),
+        ({"utilization_percent": 12}, False),
+        ({"memory_used_bytes": 2 << 30}, True),
+        ({"temperature_c": None}, True),
+        ({"index": 1}, True),
+    ],
+)
+def test_what_a_gpu_does_is_news_if_much_changes(change: dict[str, int | None], news: bool) -> None:
+    gpu = GpuLoad(index=0, utilization_percent=5, temperature_c=40)
+    before, now = (
+        Heartbeat(node="n1", epoch=1, seq=1, term=1, inbox=None, lease_s=9, load=Load(gpus=[load]), tasks=[], at=1.0)
+        for load in (gpu, gpu.model_copy(update=change))
+    )
+    assert differ(before, now) == news
 
 
 # -- whose node it is
