@@ -315,7 +315,7 @@ def _mount(bind: str) -> dict[str, Any]:
 
 
 def _gpus(uuids: list[str]) -> list[dict[str, Any]]:
-    return [{"Driver": "nvidia", "DeviceIDs": uuids, "Capabilities": [["gpu"]]}] if uuids else []
+    return [{"Driver": "", "DeviceIDs": uuids, "Capabilities": [["gpu"]]}] if uuids else []
 
 
 def seconds(text: str) -> float | None:

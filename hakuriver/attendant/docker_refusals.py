@@ -61,7 +61,7 @@ KNOWN: list[tuple[str, int, str]] = [
         "restart the engine",
     ),
     (
-        r"^network (?P<what>\S+) not found",
+        r"\bnetwork (?P<what>\S+) not found",
         ENGINE,
         "The node's Docker engine has no network {what}: make it (`docker network create`), or correct network in "
         "[docker]",

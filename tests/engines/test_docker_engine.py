@@ -557,6 +557,31 @@ def test_every_step_may_be_repeated(stage: Stage) -> None:
     stage.docker.remove(order["name"])
 
 
+STEPS = ("look", "make", "start", "attend", "wait")
+
+
+@pytest.mark.parametrize("done", range(len(STEPS) + 1))
+@pytest.mark.parametrize("script", ["echo once", "echo once; sleep 1"])
+def test_attendant_dies_between_any_two_steps(stage: Stage, done: int, script: str) -> None:
+    """The next one takes it up from what it finds: it ran once, and all is told."""
+    order = stage.sh(f"{script}; printf tail; exit 4")
+    for step in STEPS[:done]:
+        getattr(stage.docker, step)(order)
+    stage.anew()
+    found = stage.docker.look(order)
+    if found == "absent":
+        stage.docker.make(order)
+        found = stage.docker.look(order)
+    if found == "made":
+        stage.docker.start(order)
+        found = "running"
+    if found == "running":
+        stage.docker.attend(order)
+    ended = stage.end(order)
+    assert (ended["exit_code"], ended["oom"], ended["text"]) == (4, False, "")
+    assert (out(order), err(order)) == (b"once\ntail", b"")
+
+
 def test_owners_do_not_touch_each_other(stage: Stage) -> None:
     order = stage.sh("echo up; sleep 100")
     stage.begin(order)

@@ -119,7 +119,7 @@ def test_what_a_container_is_made_of() -> None:
     host = made["HostConfig"]
     assert (host["NanoCpus"], host["Memory"], host["MemorySwap"]) == (10**9, 123_456_789, 123_456_789)
     assert (host["CpusetCpus"], host["CpusetMems"]) == ("2,3", "1")
-    assert host["DeviceRequests"] == [{"Driver": "nvidia", "DeviceIDs": ["GPU-a"], "Capabilities": [["gpu"]]}]
+    assert host["DeviceRequests"] == [{"Driver": "", "DeviceIDs": ["GPU-a"], "Capabilities": [["gpu"]]}]
     assert host["Mounts"] == [
         {"Type": "bind", "Source": "/mnt/river/shared_data", "Target": "/shared", "ReadOnly": False},
         {"Type": "bind", "Source": "/var/tmp/river", "Target": "/local_temp", "ReadOnly": False},
@@ -192,12 +192,17 @@ RUNC = (
             "The node's Docker engine cannot give",
         ),
         ("network lab not found", 125, "The node's Docker engine has no network lab"),
+        (
+            "failed to set up container networking: network lab not found",
+            125,
+            "The node's Docker engine has no network",
+        ),
         ("unable to find user joe: no matching entries in passwd file", 125, "There is no user joe in the image"),
         ("Minimum memory limit allowed is 6MB", 125, "Docker: Minimum memory limit allowed is 6MB"),
     ],
 )
 def test_refusals_of_the_engine(said: str, code: int, told: str) -> None:
-    """Recorded from dockerd 20.10, but for `exec format error`."""
+    """Recorded from dockerd 20.10, but for `exec format error` and the words of later engines about networks."""
     found = refusal(said)
     assert found.code == code
     assert found.text.startswith(told)
