@@ -79,6 +79,25 @@ def test_one_task_from_pending_to_completed() -> None:
     assert river.job.finished_at == 9.0
 
 
+@pytest.mark.parametrize("then", ["started", "ended", "lost", "again"])
+def test_what_waits_for_its_image_says_so_until_it_does_not(then: str) -> None:
+    river = River(retries=1 if then == "again" else 0)
+    river.claim(river.send())
+    river.tell({"kind": "syncing", "job": JOB, "k": None, "attempt": 1, "text": "base-17"})
+    task = river.job.live[0]
+    assert river.is_("assigning")
+    assert task.phase == "syncing base-17"
+    if then == "started":
+        river.tell({"kind": "started", "job": JOB, "k": None, "attempt": 1, "at": 3.0})
+        river.tell({"kind": "syncing", "job": JOB, "k": None, "attempt": 1, "text": "base-17"})  # late
+    elif then == "lost":
+        river.change("lost", "n1", [[JOB, None, 1]], 10.0)
+    else:
+        river.end("failed", exit_code=1)
+    assert task.phase == ""
+    assert river.is_({"started": "running", "ended": "failed", "lost": "lost", "again": "pending"}[then])
+
+
 def test_an_ending_is_never_overwritten() -> None:
     river = River()
     river.claim(river.send())
