@@ -181,4 +181,14 @@ def place(node: str, settings: Settings, machine: Machine) -> Place:
         numa={found.id: tuple(found.cpus) for found in machine.numa},
         gpus={gpu.index: gpu.uuid for gpu in machine.gpus},
         docker_socket=settings.docker.socket, docker_user=settings.docker.user,
+        runner_user=settings.environment.runner_user, runner_home=_home(settings.environment.runner_user),
+        numactl=machine.engines.get("numactl", ""),
     )  # fmt: skip
+
+
+def _home(user: str) -> str:
+    """Of a user; / if there is none of that name: what runs as that one is refused later."""
+    try:
+        return pwd.getpwnam(user).pw_dir
+    except KeyError:
+        return "/"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hakuriver.runner.executors import docker, process
+from hakuriver.runner.executors import docker, process, systemd
 from hakuriver.runner.executors.plan import Place, Planned, Refused
 
 __all__ = ["EXECUTORS", "Place", "Planned", "Refused"]
@@ -18,4 +18,5 @@ from hakuriver.records import Start, StartRow
 EXECUTORS: dict[str, Callable[[Start, list[StartRow], Place], Planned]] = {
     "process": process.plan,
     "docker": docker.plan,
+    "systemd": systemd.plan,
 }

@@ -30,6 +30,9 @@ class Place(NamedTuple):
     gpus: Mapping[int, str] = {}  #: UUIDs of GPUs by their indices
     docker_socket: str = "/var/run/docker.sock"
     docker_user: str = ""  #: inside containers; empty: the image's own
+    runner_user: str = ""  #: of systemd tasks; empty: as `user`, who runs the runner
+    runner_home: str = ""
+    numactl: str = ""  #: path of the program; empty: there is none
 
 
 class Planned(NamedTuple):
