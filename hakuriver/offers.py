@@ -76,6 +76,8 @@ def gpus_of(spec: Mapping[str, Any]) -> int:
 
 def choose(wishes: Wishes, target: Target | None, offer: Offer, river: River) -> Choice | None:
     """The first executor that can run it on this node now; None: none can."""
+    if _no_numa(target, offer):
+        return None
     for executor in executors(wishes, target, river):
         if lacks(executor, wishes, target, offer) is None and waits_for(executor, wishes, offer, river) is None:
             package = river.packages[environment(wishes, river)] if executor == "docker" else None
@@ -113,11 +115,6 @@ def lacks(executor: str, wishes: Wishes, target: Target | None, offer: Offer) ->
     if executor not in offer.executors:
         return f"it has no {executor}" + (f": {offer.cannot[executor]}" if executor in offer.cannot else "")
     numa = None if target is None else target.numa
-    if numa is not None:
-        if not offer.numa:
-            return f"it has no NUMA nodes, {numa} is asked for"
-        if numa not in offer.numa:
-            return f"it has no NUMA node {numa}; it has {numbers(offer.numa)}"
     apart = wishes.private_network or wishes.private_pid
     if executor == "process" and (numa is not None or apart):
         return "a plain process can be neither bound nor kept apart"
@@ -129,6 +126,15 @@ def lacks(executor: str, wishes: Wishes, target: Target | None, offer: Offer) ->
     )
     missing = ((ability, why) for kind, ability, asked, why in needs if asked and kind == executor)
     return next((offer.cannot.get(ability, why) for ability, why in missing if ability not in offer.can), None)
+
+
+def _no_numa(target: Target | None, offer: Offer) -> list[str]:
+    """Whether the NUMA node is missing, whatever the executor."""
+    if target is None or target.numa is None or target.numa in offer.numa:
+        return []
+    if not offer.numa:
+        return [f"it has no NUMA nodes, {target.numa} is asked for"]
+    return [f"it has no NUMA node {target.numa}; it has {numbers(offer.numa)}"]
 
 
 def _gpus(wishes: Wishes, target: Target | None) -> bool:
@@ -146,6 +152,8 @@ def waits_for(executor: str, wishes: Wishes, offer: Offer, river: River) -> str 
 
 def reasons(wishes: Wishes, target: Target | None, offer: Offer, river: River) -> list[str]:
     """Why no executor of the node runs it now; empty if one does."""
+    if missing := _no_numa(target, offer):
+        return missing
     found = []
     for executor in executors(wishes, target, river):
         why = lacks(executor, wishes, target, offer) or waits_for(executor, wishes, offer, river)
@@ -157,6 +165,8 @@ def reasons(wishes: Wishes, target: Target | None, offer: Offer, river: River) -
 
 def never(wishes: Wishes, target: Target | None, offer: Offer, river: River) -> list[str]:
     """Why this node cannot run it at all; empty if it can, or may once what is away now has come back."""
+    if missing := _no_numa(target, offer):
+        return missing
     if "docker" in offer.away:
         offer = offer._replace(can=offer.can | {"docker-gpus"})  # what it can is not known while it is away
     found = [lacks(executor, wishes, target, offer) for executor in executors(wishes, target, river)]

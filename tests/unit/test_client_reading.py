@@ -396,7 +396,8 @@ def test_an_environment_without_a_package(river: RiverFiles) -> None:
         ({"targets": ["n1::7"]}, DOCKER, "it has no GPU 7"),
         ({"targets": ["n1:1"]}, DOCKER, None),
         ({"targets": ["n1:2"]}, DOCKER, "it has no NUMA node 2; it has 0, 1"),
-        ({"targets": ["n1:0"]}, {}, "it has no docker"),
+        ({"targets": ["n1:0"]}, {}, "it has no NUMA nodes, 0 is asked for"),
+        ({"executor": "systemd"}, {"cannot": {"systemd": "no sudo"}}, "it has no systemd: no sudo"),
         ({"container": "NULL", "private_pid": True}, {"executors": ["systemd"]}, "its systemd cannot hide"),
     ],
 )
