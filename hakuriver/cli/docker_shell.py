@@ -32,7 +32,7 @@ def docker_shell(environment: str) -> int:
     \b
     Example:
       hakuriver docker-shell my-env
-      echo 'pip install numpy' | hakuriver docker-shell my-env
+      echo 'pip install numpy' | hakuriver docker shell my-env
     """
     if not layout.ENVIRONMENT_NAME.fullmatch(environment):
         raise Invalid("ENV", environment, "no environment can have that name; `hakuriver docker list-containers`")

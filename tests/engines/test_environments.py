@@ -76,6 +76,9 @@ class River(Cluster):
         self.engine = engine
         self.daemon: Daemon = self.start_host()
 
+    def __enter__(self) -> River:
+        return self
+
     @property
     def index(self) -> EnvironmentsIndex:
         return EnvironmentsIndex.model_validate_json(self.path(layout.ENVIRONMENTS_INDEX).read_bytes())
