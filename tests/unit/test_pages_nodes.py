@@ -69,7 +69,8 @@ def test_a_node_that_is_silent_tells_no_load() -> None:
 
 def test_without_gpus_nothing_speaks_of_them(teller: Teller, disk: Counting) -> None:
     teller.tell([], nodes(), (1, 1))
-    assert "GPU" not in text(disk, "index.html")
+    for name in ("index.html", "nodes.html"):
+        assert not {"GPU", "NUMA"} & set(text(disk, name).split())
     for name in ("index.html", "nodes.html", "tasks.html"):
         assert "gpus.html" not in page(disk, name)
     assert "No node has told of a GPU" in text(disk, "gpus.html")
