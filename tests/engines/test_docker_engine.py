@@ -458,6 +458,19 @@ def test_output_of_very_short_containers(stage: Stage) -> None:
         assert stage.says(stage.order("echo", str(number))) == f"{number}\n"
 
 
+def test_output_whose_stream_is_lost_goes_on(stage: Stage) -> None:
+    order = stage.sh("i=0; while [ ! -e /tmp/go ]; do i=$((i+1)); echo $i; sleep 0.02; done")
+    stage.begin(order)
+    shows(order, b"\n20\n")
+    stage.docker._outputs[order["name"]]._close()
+    seen = len(out(order))
+    eventually(lambda: len(out(order)) > seen + 400, 20)
+    stage.lab.cli("exec", order["name"], "touch", "/tmp/go")
+    stage.end(order)
+    lines = out(order).splitlines()
+    assert lines == [b"%d" % n for n in range(1, len(lines) + 1)]
+
+
 def test_output_after_its_stream_was_closed_by_the_command(stage: Stage) -> None:
     order = stage.sh("echo one; exec > /dev/null 2>&1; sleep 2")
     assert stage.run(order)["exit_code"] == 0
