@@ -15,7 +15,7 @@ from test_index import row, snapshot
 from hakuriver.host.index import Index
 from hakuriver.pages.rendering import printable
 from hakuriver.pages.teller import Teller
-from hakuriver.records import EndingsIndex, Load, NodesIndex, RecentIndex
+from hakuriver.records import EndingsIndex, EnvironmentsIndex, Load, NodesIndex, RecentIndex
 from hakuriver.spool import layout
 from hakuriver.spool.files import LocalDisk
 
@@ -212,3 +212,68 @@ def test_rebuild_writes_all_again(teller: Teller, disk: Counting) -> None:
 )
 def test_logs_are_made_printable(data: bytes, text: str) -> None:
     assert printable(data) == text
+
+
+# -- environments
+
+
+def environments(**changes: Any) -> dict[str, Any]:
+    package = {
+        "environment": "my-env", "name": "my-env-5", "image_id": "sha256:" + "b" * 64, "size_bytes": 3_000_000,
+        "sha256": "0" * 64, "created_at": 90.0, "source": "busybox:1", "request": "",
+    }  # fmt: skip
+    container = {"environment": "my-env", "state": "running", "image": "busybox:1", "created_at": 80.0}
+    told = {
+        "at": 100.0, "host": "aabbccddeeff", "engine": "20.10.24", "containers": [container], "packages": [package],
+        **changes,
+    }  # fmt: skip
+    return EnvironmentsIndex(**told).model_dump()
+
+
+def test_the_page_of_environments(disk: Counting, teller: Teller) -> None:
+    teller.environments(environments())
+    teller.tell([], nodes(), (1, 1))
+    page = Path(disk.root, layout.page("docker.html")).read_text()
+    for text in ("my-env-5.tar", "3.0M", "sha256:bbbbbbbbbbbb", "busybox:1", "running", "Docker 20.10.24"):
+        assert text in page
+    for name in ("index.html", "nodes.html", "tasks.html"):
+        assert 'href="docker.html"' in Path(disk.root, layout.page(name)).read_text()
+
+
+def test_the_page_of_environments_is_written_when_they_change(disk: Counting, teller: Teller) -> None:
+    teller.environments(environments())
+    teller.tell([], nodes(), (1, 1))
+    disk.take()
+    teller.environments(environments(at=200.0))
+    teller.tell([], nodes(), (1, 1))
+    assert layout.page("docker.html") not in disk.take()
+    step = {"request": "1", "kind": "create-tar", "environment": "my-env", "step": "saving", "done_bytes": 5}
+    teller.environments(environments(progress=[step]))
+    teller.tell([], nodes(), (1, 1))
+    assert layout.page("docker.html") in disk.take()
+    assert "create-tar my-env: saving" in Path(disk.root, layout.page("docker.html")).read_text()
+
+
+def test_without_docker_and_packages_the_page_is_not_linked(disk: Counting, teller: Teller) -> None:
+    why = "docker unavailable on host: Cannot connect"
+    teller.environments(environments(engine="", problem=why, containers=[], packages=[]))
+    teller.tell([], nodes(), (1, 1))
+    assert why in Path(disk.root, layout.page("docker.html")).read_text()
+    assert "docker.html" not in Path(disk.root, layout.page("index.html")).read_text()
+    teller.environments(environments(engine="", problem=why))
+    teller.tell([], nodes(), (1, 1))
+    assert 'href="docker.html"' in Path(disk.root, layout.page("index.html")).read_text()
+
+
+def test_nothing_of_environments_is_taken_for_html(disk: Counting, teller: Teller) -> None:
+    hostile = environments()
+    hostile["containers"][0] |= {"environment": HOSTILE, "state": HOSTILE, "image": HOSTILE}
+    hostile["packages"][0] |= {"environment": HOSTILE, "name": HOSTILE, "source": HOSTILE, "image_id": HOSTILE}
+    step = {"request": HOSTILE, "kind": HOSTILE, "environment": HOSTILE, "step": HOSTILE}
+    hostile |= {"problem": HOSTILE, "default_problem": HOSTILE, "host": HOSTILE, "progress": [step]}
+    for engine in ("", HOSTILE):
+        teller.environments({**hostile, "engine": engine})
+        teller.tell([], nodes(), (1, 1))
+        page = Path(disk.root, layout.page("docker.html")).read_text()
+        assert "<img" not in page
+        assert "alert(1)</script>" not in page
