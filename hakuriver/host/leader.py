@@ -213,7 +213,10 @@ class Host:
         """Answer what the engine has done, and what can be done by no engine of this host's."""
         receipts = self.engine.answered() if self.engine and self.state.orders else []
         for receipt in [*receipts, *(self._cannot(order) for order in self.state.orders.values())]:
-            if receipt and receipt["request"] in self.state.orders:
+            order = self.state.orders.get(receipt["request"]) if receipt else None
+            if order is not None:
+                if order.kind == "delete-tar":
+                    self.packages.forget(order.environment)
                 self.decide(["receipt", receipt])
 
     def _cannot(self, order: Order) -> dict[str, Any] | None:

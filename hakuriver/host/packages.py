@@ -63,9 +63,12 @@ class Packages:
             self._known[name] = self._known[name]._replace(unseen=0)
         self._sort()
 
-    def forget(self, name: str) -> None:
-        """This package is being deleted: nothing is started from it any more."""
-        self._known.pop(name, None)
+    def forget(self, what: str) -> None:
+        """A package, or all of an environment, has been deleted: the next look finds what is left, if anything."""
+        self._known = {
+            name: known for name, known in self._known.items() if what not in (name, known.package.environment)
+        }
+        self._listed_at = float("-inf")
         self._sort()
 
     def _sort(self) -> None:

@@ -118,5 +118,16 @@ def test_one_that_is_gone_is_forgotten_after_some_listings(stage: Stage) -> None
     (stage.root / "base-2.json").unlink()
     assert stage.look(UNSEEN_MOST) == {"base": "base-2"}
     assert stage.look() == {"base": "base-1"}
-    stage.packages.forget("base-1")
-    assert stage.packages.newest == {}
+
+
+def test_what_was_deleted_is_forgotten_at_once_and_found_again_if_it_was_not(stage: Stage) -> None:
+    for name in ("base-1", "base-2", "torch-1"):
+        stage.put(name)
+    stage.look()
+    (stage.root / "base-2.json").unlink()
+    stage.packages.forget("base-2")
+    assert stage.packages.newest == {"base": "base-1", "torch": "torch-1"}
+    stage.packages.forget("base")
+    assert stage.packages.newest == {"torch": "torch-1"}
+    stage.packages.look(stage.clock)
+    assert stage.packages.newest == {"base": "base-1", "torch": "torch-1"}
