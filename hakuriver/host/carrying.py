@@ -50,6 +50,10 @@ DEFAULT_S, DEFAULT_MOST_S = 10.0, 3600.0
 LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
+class Deposed(Exception):
+    """This host leads no longer: what it was doing is for the next one to answer."""
+
+
 class Carrying:
     """The work of one lead. Whatever it does is given up with Deposed when the lead is over."""
 
@@ -69,14 +73,20 @@ class Carrying:
 
     def work(self) -> None:
         """Carry out orders as they come. Raises Deposed."""
-        self._attempt(lambda: self._packages.clean(set(self._mail.begun)))
-        while True:
-            self._attempt(self._look)
-            order = self._mail.next(self._baton, min(LOOK_S, self._default.wait_s()))
-            if order is not None:
-                self._answer(order)
-            else:
-                self._default.go_on()
+        try:
+            self._attempt(lambda: self._packages.clean(set(self._mail.begun)))
+            while True:
+                self._attempt(self._look)
+                self._next()
+        finally:
+            self._let_go()
+
+    def _next(self) -> None:
+        order = self._mail.next(self._baton, min(LOOK_S, self._default.wait_s()))
+        if order is not None:
+            self._answer(order)
+        else:
+            self._default.go_on()
 
     def _leads(self) -> None:
         """Raise Deposed unless this host leads. The baton is looked at from time to time: the ticks may be held up."""
@@ -108,6 +118,12 @@ class Carrying:
             receipt = order.refusal([error.problem], self._mail.now())
         except ShareError as error:
             receipt = order.refusal([problem("share", None, str(error))], self._mail.now())
+        except Deposed:
+            raise
+        except Exception as error:  # it would be met again and again, and all other orders wait
+            log.exception("a fault in %s %s", order.kind, order.environment)
+            why = problem("request", order.kind, f"a fault in HakuRiver itself: {error!r}", "see the host's log")
+            receipt = order.refusal([why], self._mail.now())
         log.info("%s %s: %s", order.kind, order.environment, receipt.get("text") or receipt["errors"][0]["message"])
         self._attempt(self._look)  # who reads the receipt finds in the index what was done
         self._mail.answer(self._baton, order, receipt)

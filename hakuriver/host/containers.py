@@ -302,4 +302,4 @@ def _reason(error: Exception) -> str:
     seen: BaseException = error
     while (below := seen.__cause__ or seen.__context__) is not None:
         seen = below
-    return getattr(seen, "strerror", None) or str(seen)
+    return getattr(seen, "strerror", None) or str(seen).strip()

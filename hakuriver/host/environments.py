@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from hakuriver.host.carrying import Carrying
+from hakuriver.host.carrying import Carrying, Deposed
 from hakuriver.host.requests import Order
 from hakuriver.settings import Settings
 from hakuriver.spool.files import Disk
@@ -23,10 +23,6 @@ log = logging.getLogger("hakuriver.host")
 
 #: Seconds after a fault before all is begun anew.
 FAULT_S = 5.0
-
-
-class Deposed(Exception):
-    """This host leads no longer: what it was doing is for the next one to answer."""
 
 
 class Environments:

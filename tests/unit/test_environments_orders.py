@@ -17,7 +17,7 @@ from hakuriver.host.recovery import recover
 from hakuriver.host.requests import Order
 from hakuriver.host.state import State
 from hakuriver.ids import new_job_id
-from hakuriver.records import Entry, Receipt
+from hakuriver.records import Entry, Manifest, Receipt
 from hakuriver.settings import Settings, parse
 from hakuriver.spool import layout
 from hakuriver.spool.files import LocalDisk
@@ -140,6 +140,35 @@ def test_nothing_is_given_before_the_commit(river: River, monkeypatch: pytest.Mo
     assert engine.given == []
     river.tick()
     assert [order.request for order in engine.given] == [request]
+
+
+def test_packages_are_looked_at_when_one_was_made_or_deleted(river: River) -> None:
+    engine = Engine()
+    host = river.start(engine=engine)
+    river.tick()
+
+    def newest() -> dict[str, str]:
+        host.packages.look(host.boottime())
+        return host.packages.newest
+
+    river.ask()
+    river.tick()
+    for name in ("my-env-5", "my-env-6", "my-env-x-7"):
+        manifest = Manifest(
+            environment=name.rpartition("-")[0], name=name, image_id=f"sha256:{name}", size_bytes=1, sha256="0",
+            created_at=1.0,
+        )  # fmt: skip
+        river.disk.write(layout.manifest(name), manifest.model_dump_json().encode())
+    engine.finish(engine.given[0])
+    host.tick()  # in the same instant: no listing would be due
+    assert newest() == {"my-env": "my-env-6", "my-env-x": "my-env-x-7"}
+    for count, what in enumerate(("my-env-6", "my-env-5"), 1):
+        river.ask("delete-tar", what)
+        river.tick()
+        river.disk.remove(layout.manifest(what))
+        engine.finish(engine.given[count])
+        host.tick()
+        assert newest().get("my-env") == {"my-env-6": "my-env-5"}.get(what)
 
 
 def test_an_answer_for_what_is_not_open_is_none(river: River) -> None:

@@ -24,6 +24,7 @@ from conftest import eventually
 from hakuriver.host import carrying
 from hakuriver.host.containers import Cannot, Engine, Unavailable
 from hakuriver.host.environments import Environments
+from hakuriver.host.packaging import Packages
 from hakuriver.host.requests import Order
 from hakuriver.ids import new_job_id
 from hakuriver.records import EnvironmentsIndex, Manifest
@@ -178,6 +179,20 @@ def test_an_order_waits_for_a_share_that_is_away(river: River) -> None:
     assert river.receipts()[0]["outcome"] == "done"
 
 
+def test_a_fault_is_answered_and_holds_no_other_order_up(
+    river: River, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def faulty(*_: object) -> None:
+        raise KeyError("State")
+
+    monkeypatch.setattr(Packages, "delete", faulty)
+    river.lead()
+    first, second = river.ask(river.order("delete-tar"), river.order("start-container"))
+    assert "a fault in HakuRiver itself: KeyError('State')" in message(first)
+    assert "docker unavailable" in message(second)
+    assert "Traceback" in caplog.text
+
+
 @pytest.mark.parametrize("number", sorted(carrying.LASTING))
 def test_what_waiting_does_not_mend_is_answered(river: River, number: int) -> None:
     river.lead()
@@ -301,7 +316,7 @@ class Registry(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for part in parts:
+        for part in filter(None, parts):  # an empty one would end it
             self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
         if self.cut:
             self.close_connection = True
