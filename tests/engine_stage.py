@@ -92,6 +92,8 @@ class Script:
     dies_s: float | None = 0.1
     oom: bool = False
     refused: bool = False
+    slow_s: float = 0.0  #: how long its making takes
+    unheard: bool = False  #: it is started, and the connection lost meanwhile
 
 
 @dataclass
@@ -120,6 +122,7 @@ class World:
     def __init__(self, scripts: dict[str, Script], at: tuple[int, ...], who: str = KEEPER, after: bool = False) -> None:
         """`at`: the operations before or after which `who` dies."""
         self.scripts, self.at, self.who, self.after = scripts, at, who, after
+        self.beside: Callable[[], object] = lambda: None  #: what others do while the keeper does something
         self.now = 1000.0
         self.count = 0
         self.boxes: dict[str, Box] = {}
@@ -133,6 +136,10 @@ class World:
         """One operation."""
         if Fibre.current is not None:
             Fibre.current.wait()
+        else:
+            self.beside()
+            if KEEPER in self.dead:
+                raise Killed
         count = self.count = self.count + 1
         if count in self.at and not self.after:
             self._die(actor)
@@ -217,6 +224,10 @@ class Engine:
         return str(self._call(state))
 
     def make(self, order: Any) -> None:
+        ready_at = self._world.now + self._world.scripts[order["task"]].slow_s
+        assert Fibre.current is not None
+        Fibre.current.wait(lambda: self._world.now >= ready_at)
+
         def make() -> None:
             assert order["name"] not in self._world.boxes
             self._world.boxes[order["name"]] = Box(self._world.scripts[order["task"]], order["owner"])
@@ -229,8 +240,11 @@ class Engine:
             if box.script.refused:
                 raise CannotStart(127, "no such program")
             assert box.state == "made"
+            assert self._world.now < order["start_before"], "started too late"
             box.state, box.started_at = "running", self._world.now
             self._world.starts[order["name"]] += 1
+            if box.script.unheard:
+                raise Away("it was lost before it answered")
 
         self._call(start)
 
@@ -428,7 +442,8 @@ class Runner:
         """Say what is due."""
         self.beat(keeper)
         for task, more in self.tasks.items():
-            if task not in self.known and task not in self.ends and self.world.now < self.lease_until - 4:
+            due = more.get("at", 0.0) <= self.world.now < self.lease_until - 4
+            if due and task not in self.known and task not in self.ends:
                 self.known.add(task)
                 spec = {"argv": [task], "cores": 1, "grace_s": 0.5, "engine": "docker", "settings": {"socket": "s"},
                         **more.get("spec", {})}  # fmt: skip
@@ -467,8 +482,15 @@ class Stage:
         self.directory, self.world, self.runner = directory, world, runner
         self.links: list[Link] = []
         self.restarts = 0
+        if any(at % 2 for at in world.at):
+            world.beside = self._hurry
         self.keeper: Keeper | None = None
         self.keeper_at = world.now
+
+    def _hurry(self) -> None:
+        """Attendants do all that they can."""
+        while not self.world.dead and any(link.step() for link in self.links):
+            pass
 
     def _reach(self, kind: str) -> Any:
         self.links.append(Link(self.world))

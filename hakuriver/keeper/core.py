@@ -15,7 +15,7 @@ from hakuriver.keeper import endings, kernel, lease, proc
 from hakuriver.keeper.held import Held
 from hakuriver.keeper.memory import Groups
 from hakuriver.keeper.outputs import Outputs
-from hakuriver.keeper.record import Record, fact, settle, started
+from hakuriver.keeper.record import Record, fact, settle, started, stopped
 from hakuriver.keeper.spawn import Failure, Spawner
 from hakuriver.keeper.task import ENDED, PAUSED, QUEUED, RUNNING, STARTING, Task
 from hakuriver.keeper.timers import Timer, Timers
@@ -104,6 +104,8 @@ class Keeper:
             task.slot = self.outputs.resume(task.slot_number)
             if task.phase != STARTING:
                 self.watch(task)
+            if task.stop is not None:
+                self._kill_at(task, task.kill_by or 0.0)
 
     def begin(self) -> None:
         """Before the first turn: what engines hold is looked for, under the lease that the keeper before us had."""
@@ -159,7 +161,9 @@ class Keeper:
     def act(self) -> bool:
         """The end of a turn: choose, have the record say so, carry it out. False if the disk refuses the record."""
         self.choose()
-        if not self.record.flush(self.sync):
+        safe = self.record.flush(self.sync)
+        self.held.send_signals()  # also if the disk is full: the lease does not wait for it
+        if not safe:
             return False
         self.sync = False
         self.hand_over()
@@ -279,7 +283,7 @@ class Keeper:
     def watch(self, task: Task) -> None:
         """Begin to enforce the limits of a task that runs."""
         limit = task.spec.time_limit_s
-        if limit is not None:
+        if limit is not None and task.stop is None:
             text = f"the time limit of {limit:g} s was reached"
             since = kernel.boottime() if task.since is None else task.since
             task.deadline = self.timers.at(since + limit, lambda: self.stop(task, "time_limit", text))
@@ -342,10 +346,11 @@ class Keeper:
         if task.phase == ENDED or task.stop is not None or task.exit is not None:
             return
         task.stop, task.stop_reason = cause, reason
-        self.timers.cancel(task.deadline)
         grace = task.spec.grace_s if grace_s is None else grace_s
-        task.deadline = self.timers.at(kernel.boottime() + grace, lambda: self._kill(task))
+        self._kill_at(task, kernel.boottime() + grace)
         if task.spec.engine:
+            task.kill_by = kernel.boottime() + grace
+            self.record.add(stopped(task))
             self.held.signal(task, "term" if grace > 0 else "kill")
         elif task.alive and grace > 0:
             self._terminate(task)
@@ -375,9 +380,12 @@ class Keeper:
             for pid in self.spawner.unborn(task):
                 if pid not in self.living:
                     proc.send(pid, signal.SIGKILL)
-        self.timers.cancel(task.deadline)
         again = RETRY_KILL_HELD_S if task.spec.engine else RETRY_KILL_S
-        task.deadline = self.timers.at(kernel.boottime() + again, lambda: self._kill(task))
+        self._kill_at(task, kernel.boottime() + again)
+
+    def _kill_at(self, task: Task, when: float) -> None:
+        self.timers.cancel(task.deadline)
+        task.deadline = self.timers.at(when, lambda: self._kill(task))
 
     def shut_down(self) -> None:
         """Stop all that runs; what is queued stays in the record for the next keeper."""

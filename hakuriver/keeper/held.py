@@ -80,6 +80,7 @@ class Held:
         self._attendants: dict[str, Attendant] = {}
         self.tasks: dict[str, Holding] = {}
         self.leaving: dict[str, Task] = {}  #: ended, and something of them may be left in the engine
+        self._signals: list[Holding] = []  #: to be sent when the record knows why
         self._unsafe: list[str] = []  #: of these, those whose end the record does not hold yet
         self._forgotten: set[str] = set()  #: of these, those that nobody asks for any more
         self._hear = {
@@ -94,7 +95,8 @@ class Held:
         if task.phase == ENDED:
             self.leaving[name(task)] = task
         elif task.phase != QUEUED:
-            self.tasks[name(task)] = Holding(task, seek=task.phase == STARTING)
+            holding = self.tasks[name(task)] = Holding(task, seek=task.phase == STARTING)
+            holding.stop = "" if task.stop is None else "term"
 
     def begin(self, task: Task) -> None:
         """Have it started. The record says that it may be."""
@@ -130,7 +132,15 @@ class Held:
             self._unborn(holding)
         elif holding is not None:
             holding.stop = op
-            self._order(self._need(task.spec.engine), {"op": op, "name": name(task)})
+            self._signals.append(holding)
+
+    def send_signals(self) -> None:
+        """The record says why, or cannot."""
+        signals, self._signals = self._signals, []
+        for holding in signals:
+            if self.tasks.get(name(holding.task)) is holding:
+                attendant = self._need(holding.task.spec.engine)
+                self._order(attendant, {"op": holding.stop, "name": name(holding.task)})
 
     def freeze(self, task: Task, op: str, request: str | None) -> None:
         """Pause or resume; answered when it has been done."""

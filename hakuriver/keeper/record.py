@@ -7,6 +7,7 @@
     {"r":"back","n":N}                            this one was not started after all: queued again
     {"r":"started","n":N,"pid":P,"ticks":T,"at":U}     of what an engine holds also "since", CLOCK_BOOTTIME
     {"r":"paused","n":N,"on":BOOL}                the engine that holds this one has paused it, or let it go on
+    {"r":"stop","n":N,"c":CAUSE,"t":REASON,"by":B}     the engine is told to stop this one; SIGKILL is due at B
     {"r":"ended","n":N,"e":ENDED}
     {"r":"flag","n":N,"rerunnable":BOOL}
     {"r":"forget","n":[N,...]}
@@ -83,9 +84,18 @@ class Known:
         del self.tasks[task.key], self.numbers[task.n]
 
 
+def stopped(task: Task) -> bytes:
+    """The line for the stopping of what an engine holds: it goes out before that, for what then comes is its work."""
+    return fact("stop", n=task.n, c=task.stop, t=task.stop_reason, by=task.kill_by)
+
+
 def _started(task: Task, line: dict[str, Any]) -> None:
     task.phase, task.pid, task.ticks, task.started_at = RUNNING, line["pid"], line["ticks"], line["at"]
     task.since = line.get("since")
+
+
+def _stopped(task: Task, line: dict[str, Any]) -> None:
+    task.stop, task.stop_reason, task.kill_by = line["c"], line["t"], line["by"]
 
 
 def _ended(task: Task, line: dict[str, Any]) -> None:
@@ -110,6 +120,8 @@ def _apply(known: Known, line: dict[str, Any]) -> None:
         _started(numbers[line["n"]], line)
     elif kind == "paused":
         numbers[line["n"]].phase = PAUSED if line["on"] else RUNNING
+    elif kind == "stop":
+        _stopped(numbers[line["n"]], line)
     elif kind == "ended":
         _ended(numbers[line["n"]], line)
     elif kind == "flag":
@@ -147,7 +159,8 @@ def settle(known: Known, boot: str, now: float) -> list[tuple[Task, Ended]]:
             continue
         # On the same boot "go" is never lost, so an intent alone proves that nothing was started.
         if task.phase in (STARTING, RUNNING, PAUSED) or (task.phase == QUEUED and task.intended and rebooted):
-            settled.append((task, endings.unborn(task, cause, reason, now, ran=True)))
+            stop = (cause, reason) if task.stop is None else (task.stop, task.stop_reason)
+            settled.append((task, endings.unborn(task, *stop, now, ran=True)))
         elif task.phase == QUEUED and task.rerunnable:
             settled.append((task, endings.unborn(task, "fenced", "the keeper was restarted before the start", now)))
     return settled
@@ -247,5 +260,7 @@ def _phase_lines(task: Task) -> Iterable[bytes]:
         yield started(task)
     if task.phase == PAUSED:
         yield fact("paused", n=task.n, on=True)
+    if task.kill_by is not None and task.phase != ENDED:
+        yield stopped(task)
     if task.phase == ENDED:
         yield fact("ended", n=task.n, e=task.end)

@@ -53,8 +53,8 @@ class Task:
     """One attempt of a task. Changed on the main thread only."""
 
     __slots__ = (
-        "answers", "attempt", "attempt_env", "deadline", "end", "exit", "group", "intended", "key", "marker", "meta",
-        "metered", "n", "oom", "peak", "phase", "pid", "priority", "rerunnable", "settings", "since", "slot",
+        "answers", "attempt", "attempt_env", "deadline", "end", "exit", "group", "intended", "key", "kill_by", "marker",
+        "meta", "metered", "n", "oom", "peak", "phase", "pid", "priority", "rerunnable", "settings", "since", "slot",
         "slot_number", "spec", "started_at", "started_mono", "stop", "stop_reason", "task", "ticks", "waited_since",
     )  # fmt: skip
 
@@ -80,6 +80,7 @@ class Task:
         self.slot_number: int | None = None
         self.stop: str | None = None  #: why it is being stopped: a Cause
         self.stop_reason = ""
+        self.kill_by: float | None = None  #: of one that an engine holds: when SIGKILL is due, CLOCK_BOOTTIME
         self.deadline: Timer | None = None  #: its time limit, or the SIGKILL after the grace
         self.answers: list[str | None] = []  #: requests to kill that wait for the end
         self.exit: tuple[int, float, int, float] | None = None  #: wait status, cpu s, maxrss bytes, monotonic

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import alive
+from engine_server import Server
+from processes import alive, processes
 
 from hakuriver.keeper.client import KeeperClient, KeeperLost, KeeperUnavailable
 
@@ -585,3 +586,194 @@ def test_an_idle_keeper_sleeps_and_is_small(make: Make) -> None:
         return switches() == before
 
     until(rests, "rest")
+
+
+# -- tasks that an engine holds, with an attendant of its own; the engine is the test's
+
+
+STANDIN = Path(__file__).parents[1] / "standin_keeper.py"
+
+
+class EngineBench(Bench):
+    """Tasks go to the engine."""
+
+    def __init__(self, directory: Path, server: Server) -> None:
+        self.server = server
+        super().__init__(directory)
+
+    def connect(self) -> Any:
+        command = self.client._command
+        if "-m" in command:
+            command[2:4] = [str(STANDIN)]
+        return super().connect()
+
+    def start(self, argv: list[str], task: str = "a", count: int | None = None, **more: Any) -> None:
+        super().start(argv, task, count, engine="docker", settings={"socket": self.server.path}, **more)
+
+    def attendant(self) -> int:
+        (pid,) = until(lambda: processes("engine_server", str(self.directory)), "the attendant")
+        return int(pid)
+
+    def empty(self) -> None:
+        until(lambda: not self.server.boxes, "an empty engine")
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[EngineBench]:
+    server = Server(tmp_path / "engine")
+    bench = EngineBench(tmp_path / "keeper", server)
+    bench.lease()
+    yield bench
+    bench.client.close()
+    for pid in [pid for pid in processes("standin_keeper", str(bench.directory)) if pid != bench.pid]:
+        os.kill(pid, signal.SIGKILL)  # the guard: no keeper comes after this one
+    bench.stop()
+    server.close()
+
+
+def counting(go: Path) -> list[str]:
+    return sh(f"echo first; until [ -e {go} ]; do sleep 0.02; done; echo last; exit 3")
+
+
+def test_an_engine_holds_a_task(held: EngineBench) -> None:
+    end = held.run(sh("echo out; exit 3"))
+    assert (end["state"], end["cause"], end["exit_code"], held.output(end)) == ("failed", "exit", 3, "out\n")
+    assert held.wait("started")["pid"]
+    held.empty()
+    bad = held.run(["/no/such/program"], "b")
+    assert (bad["state"], bad["cause"], bad["exit_code"], bad["ran"]) == ("failed", "launch", 127, False)
+    held.client.forget([("a", 1), ("b", 1)])
+    until(lambda: not held.connect()["tasks"], "nothing known")
+
+
+def test_an_attendant_is_ended_with_its_keeper(held: EngineBench) -> None:
+    held.start(["sleep", "1000"])
+    held.wait("started")
+    attendant = held.attendant()
+    guard = int(Path(f"/proc/{held.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    for pid in (guard, held.pid):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(attendant), "the attendant's end")
+    assert held.server.look("hakuriver-task-a") == "running"
+    assert held.connect()["tasks"][0]["phase"] == "running"
+
+
+def test_a_held_task_outlives_its_keeper(held: EngineBench, tmp_path: Path) -> None:
+    held.start(counting(tmp_path / "go"))
+    held.run(["true"], "before")
+    pid, attendant = held.pid, held.attendant()
+    os.kill(pid, signal.SIGKILL)
+    held.client.close()
+    until(lambda: processes("engine_server", str(held.directory)) not in ([], [attendant]), "another attendant")
+    (tmp_path / "go").touch()
+    until(lambda: "hakuriver-task-a" not in held.server.boxes, "its removal, though no runner is there")
+    tasks = {task["task"]: task for task in held.connect()["tasks"]}
+    assert held.pid != pid
+    end = tasks["a"]["end"]
+    assert (end["state"], end["exit_code"], held.output(end)) == ("failed", 3, "first\nlast\n")
+    assert tasks["before"]["end"]["state"] == "completed"
+    assert held.server.begun.count("hakuriver-task-a") == 1
+
+
+def test_a_held_task_outlives_its_attendant(held: EngineBench, tmp_path: Path) -> None:
+    held.start(counting(tmp_path / "go"))
+    held.wait("started")
+    first = held.attendant()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: processes("engine_server", str(held.directory)) not in ([], [first]), "another attendant")
+    (tmp_path / "go").touch()
+    end = held.wait("ended")
+    assert (end["exit_code"], held.output(end)) == (3, "first\nlast\n")
+    assert len(held.server.begun) == 1
+
+
+def test_held_tasks_are_fenced_though_keeper_and_runner_died(held: EngineBench) -> None:
+    until_at = boottime() + 4.0
+    held.client.lease(until_at)
+    held.start(["sleep", "1000"], "moves", rerunnable=True, grace_s=0.5)
+    held.start(["sleep", "1000"], "stays", grace_s=0.5)
+    for name in ("moves", "stays"):
+        held.wait("started", name)
+    held.client.close()
+    os.kill(held.pid, signal.SIGKILL)
+    until(lambda: "hakuriver-task-moves" not in held.server.boxes, "the fence")
+    assert boottime() < until_at + 1.0  # the removal comes after the end
+    tasks = {task["task"]: task for task in held.connect()["tasks"]}
+    assert (tasks["moves"]["end"]["state"], tasks["stays"]["phase"]) == ("fenced", "running")
+
+
+def test_controls_of_a_held_task(held: EngineBench) -> None:
+    held.start(sh("trap 'echo bye; exit 7' TERM; echo hi; while :; do sleep 0.01; done"))
+    started = held.wait("started")
+    out = held.directory / "out" / f"{started['slot']}.out"
+    until(out.read_text, "the trap")
+    held.client.pause("a", 1, "p")
+    assert held.wait("answer", request="p")["ok"]
+    held.wait("paused")
+    stat = Path(f"/proc/{started['pid']}/stat")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it stops")
+    os.kill(held.pid, signal.SIGKILL)
+    assert held.connect()["tasks"][0]["phase"] == "paused"
+    held.client.resume("a", 1, "r")
+    assert held.wait("answer", request="r")["ok"]
+    held.client.kill("a", 1, "k")
+    end = held.wait("ended")
+    assert (end["state"], end["exit_code"], held.output(end)) == ("killed", 7, "hi\nbye\n")
+    assert held.wait("answer", request="k")["ok"]
+    held.empty()
+
+
+def test_a_held_task_that_ignores_term_and_one_over_its_time(held: EngineBench) -> None:
+    held.start(sh("trap '' TERM; echo hi; while :; do sleep 0.01; done"), "stubborn", grace_s=0.2)
+    held.start(["sleep", "1000"], "slow", time_limit_s=0.3)
+    slot = held.wait("started", "stubborn")["slot"]
+    until((held.directory / "out" / f"{slot}.out").read_text, "the trap")
+    held.client.kill("stubborn", 1)
+    assert (held.wait("ended", "stubborn")["state"], held.wait("ended", "stubborn")["signal"]) == ("killed", 9)
+    assert held.wait("ended", "slow")["cause"] == "time_limit"
+
+
+def test_what_somebody_removed_is_told(held: EngineBench) -> None:
+    held.start(["sleep", "1000"])
+    held.wait("started")
+    held.server.remove("hakuriver-task-a")
+    end = held.wait("ended")
+    assert (end["state"], end["cause"], end["ran"]) == ("failed", "lost_track", True)
+    assert "removed by hand" in end["reason"]
+
+
+def test_an_engine_that_is_away_is_waited_for(held: EngineBench, tmp_path: Path) -> None:
+    away = tmp_path / "engine" / "away"
+    os.rename(held.server.path, away)
+    held.start(["true"], "waits")
+    held.start(["true"], "not-wanted")
+    until(lambda: processes("engine_server", str(held.directory)), "the attendant")
+    held.client.kill("not-wanted", 1, "k")
+    assert held.wait("ended", "not-wanted")["ran"] is False
+    assert held.wait("answer", "not-wanted")["ok"]
+    os.rename(away, held.server.path)
+    assert held.wait("ended", "waits")["state"] == "completed"
+    held.empty()
+
+
+def test_processes_are_spared_the_attendant(held: EngineBench) -> None:
+    """An attendant is no child that a task has left behind."""
+    held.run(["true"])
+    attendant = held.attendant()
+    Bench.start(held, sh("setsid sleep 1000 & sleep 0.1"), "plain")
+    assert held.wait("ended", "plain")["state"] == "completed"
+    assert held.attendant() == attendant
+
+
+def test_a_keeper_that_died_is_replaced_without_a_runner(make: Make) -> None:
+    bench = make()
+    bench.start(["sleep", "1000"])
+    bench.wait("started")
+    bench.client.close()
+    guard = int(Path(f"/proc/{bench.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    dead = bench.pid
+    os.kill(dead, signal.SIGKILL)
+    (keeper,) = until(lambda: set(processes("hakuriver.keeper", str(bench.directory))) - {guard, dead}, "another")
+    assert bench.connect()["pid"] == keeper
+    assert alive(guard)
+    assert bench.hello["tasks"][0]["end"]["cause"] == "keeper_died"

@@ -24,15 +24,19 @@ SCRIPTS = {
     "paused": Script(1.5, 0, LONG),
     "fenced": Script(1000.0, 0, b"", dies_s=None),
     "limited": Script(1000.0, 0, b""),
+    "unheard": Script(0.3, 0, b"hello", unheard=True),
+    "late": Script(slow_s=7.5),
 }
 TASKS: dict[str, dict[str, Any]] = {name: {} for name in SCRIPTS}
 TASKS["fenced"]["rerunnable"] = True
 TASKS["good"]["rerunnable"] = True
+TASKS["late"] = {"rerunnable": True, "at": 1011.0}
 TASKS["limited"]["spec"] = {"time_limit_s": 2.0, "cores": 0}
 EXPECTED = {
     "good": ("completed", "exit"), "bad": ("failed", "exit"), "eats": ("killed_oom", "oom"),
     "refused": ("failed", "launch"), "killed": ("killed", "killed"), "stubborn": ("killed", "killed"),
     "paused": ("completed", "exit"), "fenced": ("fenced", "fenced"), "limited": ("failed", "time_limit"),
+    "unheard": ("completed", "exit"), "late": ("fenced", "fenced"),
 }  # fmt: skip
 CONTROLS = [
     ("killed", "started", "kill"), ("stubborn", "started", "kill"), ("paused", "started", "pause"),
@@ -122,7 +126,7 @@ def test_undisturbed(tmp_path: Path, begin: Install) -> None:
     world = play(tmp_path / "k", begin)
     assert world.count > 150
     assert world.count == play(tmp_path / "again", begin).count
-    assert len(world.runs) == len(EXPECTED) - 1  # all but the one that was refused
+    assert len(world.runs) == len(EXPECTED) - 2  # all but the one that was refused and the one that came too late
 
 
 @pytest.mark.parametrize(("who", "after"), list(itertools.product((KEEPER, ATTENDANT), (False, True))))
