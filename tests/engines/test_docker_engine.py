@@ -382,9 +382,9 @@ def test_output_is_complete_from_the_log_alone(stage: Stage, scratch: Path) -> N
 def test_output_is_complete_though_attendants_come_and_go(stage: Stage, scratch: Path) -> None:
     """A new attendant, five times, in the middle of what it writes."""
     script = (
-        "i=0; while [ $i -lt 60 ]; do head -c 70000 /dev/urandom | tee -a /sums/out; "
+        "while [ ! -e /sums/go ]; do head -c 70000 /dev/urandom | tee -a /sums/out; "
         "head -c 30000 /dev/urandom | tee -a /sums/err >&2; echo | tee -a /sums/out; printf part | tee -a /sums/out; "
-        "i=$((i+1)); sleep 0.05; done"
+        "sleep 0.05; done"
     )
     order = stage.sh(script, binds=[f"{scratch}:/sums:rw"])
     stage.begin(order)
@@ -393,6 +393,7 @@ def test_output_is_complete_though_attendants_come_and_go(stage: Stage, scratch:
         stage.anew()
         assert stage.docker.look(order) == "running"
         stage.docker.attend(order)
+    (scratch / "go").touch()
     assert stage.end(order)["exit_code"] == 0
     assert out(order) == (scratch / "out").read_bytes()
     assert err(order) == (scratch / "err").read_bytes()
