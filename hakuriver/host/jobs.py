@@ -82,6 +82,7 @@ class Task:
         for name, value in zip(TaskRow._fields, row, strict=False):  # those of an older version are shorter
             setattr(task, name, value)
         task.k = row[0] if row[0] is not None else ONLY
+        task.earlier = [list(earlier if earlier[8:] and earlier[8] else earlier[:8]) for earlier in task.earlier]
         return task
 
     def note_attempt(self) -> None:
@@ -308,7 +309,7 @@ class Job:
         record = JobSnapshot.model_validate_json(data)
         job = cls(
             record.job, record.uid, record.owner, record.admission, record.accepted_at,
-            record.spec.model_dump(exclude_none=True),
+            record.spec.model_dump(exclude_none=True, exclude_unset=True),
         )  # fmt: skip
         job.finished_at, job.term, job.seq = record.finished_at, record.term, record.seq
         job.waiting = Ranges(units.parse_array(record.waiting)[0] if record.waiting else [])
