@@ -12,7 +12,7 @@ The engine's directory, on the node's disk and nobody else's (0700):
     ended/NAME      how it ended; remains until `remove`
 
 Not root: systemd-run and systemctl are called by `sudo -n`. BUGS: the launcher (a Python, 8 MB) counts for the task's
-limit and peak of memory until it has become the program.
+limit and peak of memory until it has become the program. On cgroup v1 systemd cannot limit swap.
 """
 
 from __future__ import annotations

@@ -151,6 +151,8 @@ def read_result(text: str) -> Result:
     result.cpu_s = int(facts.get("cpu.stat usage_usec", 0)) / 1e6 or int(facts.get("cpuacct.usage", 0)) / 1e9
     result.wall_end = float(facts["uptime"].split()[0]) if "uptime" in facts else None
     result.text = _unusual(facts.get("service_result", ""))
+    if facts.get("system") == "stopping":
+        result.text = "the node was shutting down"
     return result
 
 
@@ -183,7 +185,7 @@ def of_show(show: dict[str, str]) -> Result:
     result = Result()
     code, status = show.get("ExecMainCode", "0"), show.get("ExecMainStatus", "")
     if show.get("ActiveState") != "failed" or code == "0":
-        result.text = "the unit is gone, and nobody noted how it ended"
+        result.text = "its unit is gone, and what notes its end could not"
         return result
     if int(code) == CLD_EXITED:
         result.exit_code = int(status)

@@ -31,8 +31,8 @@ PATIENCE_S = 30.0
 class Bench:
     """An engine, and where one attempt writes."""
 
-    def __init__(self, name: str, directory: str = "engine") -> None:
-        self.base = Path("/var/lib/hakuriver-test", name)
+    def __init__(self, name: str, directory: str = "engine", base: str = "/var/lib/hakuriver-test") -> None:
+        self.base = Path(base, name)
         self.base.mkdir(parents=True, exist_ok=True)
         self.directory = str(self.base / directory)
         self.engine = Systemd(self.directory)
@@ -487,9 +487,7 @@ def check_sudo() -> None:
 
 
 def as_user(home: str) -> None:
-    bench = Bench.__new__(Bench)
-    bench.base, bench.directory, bench.name = Path(home), f"{home}/engine", "hakuriver-task-mine"
-    bench.engine = Systemd(bench.directory)
+    bench = Bench("mine", base=home)
     ended, said = bench.run("sh", "-c", "id -u; exit 3", private_pid=True)
     assert ended["exit_code"] == 3 and said == f"{os.getuid()}\n", (ended, said)
     order = bench.begin("sleep", "1000")
@@ -497,6 +495,38 @@ def as_user(home: str) -> None:
     bench.engine.signal(order["name"], signal.SIGTERM)
     assert bench.end(order)["signal"] == signal.SIGTERM
     assert refused(bench, "nosuchprogram")[0] == 127
+
+
+def before_the_end(base: str) -> None:
+    """Leave one that runs on a disk that stays; its owner must be known again."""
+    bench = Bench("lasting", base=base)
+    order = bench.begin("sh", "-c", "echo here; sleep 1000")
+    wait_for(lambda: text_of(order["out"]) == "here\n", "output")
+    (bench.base / "owner").write_text(order["owner"])
+
+
+def after_shutdown(base: str) -> None:
+    order, bench = _left(base)
+    assert bench.engine.look(order) == "ended"
+    ended = bench.engine.wait(order)
+    assert (ended["signal"], ended["text"]) == (signal.SIGTERM, "the node was shutting down"), ended
+    bench.engine.remove(order["name"])
+    assert bench.engine.look(order) == "absent"
+
+
+def after_power_cut(base: str) -> None:
+    order, bench = _left(base)
+    assert bench.engine.look(order) == "absent"
+    assert bench.engine.names(order["owner"]) == [order["name"]]
+    bench.engine.remove(order["name"])
+    assert bench.engine.names(order["owner"]) == []
+
+
+def _left(base: str) -> tuple[Any, Bench]:
+    bench = Bench("lasting", base=base)
+    order = bench.order("true")
+    order["owner"] = (bench.base / "owner").read_text()
+    return order, bench
 
 
 def check_no_systemd() -> None:

@@ -25,7 +25,7 @@ from processes import alive
 from lab import guest
 from lab.base import LabError, install, run, wait_for
 from lab.guest import CONTROL, NO_AVX, Guest
-from lab.trees import tree
+from lab.trees import SUITE, tree
 
 PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / "build" / "engines"
@@ -46,8 +46,9 @@ class Machine(abc.ABC):
     #: What programs need in their environment there.
     environment: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, name: str, directory: Path, binds: Sequence[Path] = ()) -> None:
+    def __init__(self, name: str, directory: Path, binds: Sequence[Path] = (), suite: str = SUITE) -> None:
         """`name`: one word, unique on this machine. `directory`: for logs and such, is made; it is bound as well."""
+        self.suite = suite
         self.name = f"systemd-{name}"
         self.directory = directory.resolve()
         self.binds = unique([PROJECT, *interpreter(), self.directory, *(path.resolve() for path in binds)])
@@ -67,7 +68,7 @@ class Machine(abc.ABC):
         """Turn it on and wait until systemd is. Raises LabError."""
         install(PACKAGES)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.root = tree(CACHE)
+        self.root = tree(CACHE, self.suite)
         for path in self.binds:
             if path.relative_to("/").parts[0] not in WRITTEN:
                 (self.root / path.relative_to("/")).mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,16 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def down(self) -> None:
         """End all of it, in whatever state it is; may be called twice."""
+
+    def shut_down(self) -> None:
+        """Turn it off in good order."""
+        subprocess.run(self.command(["systemctl", "poweroff"]), capture_output=True, check=False)  # is cut off itself
+        wait_for(self._off, READY_S, f"the end of {self.name}")
+        self.down()
+
+    @abc.abstractmethod
+    def _off(self) -> bool:
+        """Whether it has turned itself off."""
 
     @abc.abstractmethod
     def command(self, argv: Sequence[str]) -> list[str]:
@@ -209,6 +220,9 @@ class Container(Machine):
         commands = [group / "commands" for group in self._groups()]
         return [*self._joining(commands), *enter, "env", "-i", f"PATH={PATH}", "HOME=/root", *argv]
 
+    def _off(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
     def _joining(self, groups: Sequence[Path]) -> list[str]:
         """A command that moves itself into these groups, which it makes, and becomes what follows."""
         return ["sh", "-ec", JOIN, "sh", *map(str, groups), "--"]
@@ -290,6 +304,11 @@ class _Booted(Guest):
     root: Path
     binds: Sequence[Path]
 
+    @property
+    def off(self) -> bool:
+        """Whether its kernel has ended."""
+        return self._process is None or self._process.poll() is not None
+
     def _kernel(self) -> list[str]:
         instead = {"rootflags=/": f"rootflags={self.root}", f"mem={guest.MEMORY}": f"mem={MEMORY}"}
         words = [instead.get(word, word) for word in super()._kernel() if not word.startswith(("init=", "vec0:"))]
@@ -349,6 +368,9 @@ class Virtual(Machine):
         if Path("/run/netns", self._namespace).exists():
             run("ip", "netns", "del", self._namespace)
         shutil.rmtree(f"/run/{self._namespace}", ignore_errors=True)
+
+    def _off(self) -> bool:
+        return self._guest is None or self._guest.off
 
     def command(self, argv: Sequence[str]) -> list[str]:
         assert self._guest is not None, "it is off"

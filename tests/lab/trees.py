@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lab.base import install, run
 
+#: Debian's releases and their systemd: bookworm has 252, trixie 257.
 SUITE = "bookworm"
-PACKAGES = "systemd,systemd-sysv,dbus,python3,sudo,numactl,iproute2,procps,libffi8,libsqlite3-0,libssl3"
+PACKAGES = "systemd,systemd-sysv,dbus,python3,sudo,numactl,iproute2,procps,libsqlite3-0"
 #: A user who may ask sudo for what a runner needs and nothing else; `nobody` may ask for nothing.
 USER, UID = "river", 1500
 MAKING_S = 900.0
@@ -28,23 +29,23 @@ rm -rf /var/cache/apt/archives/*.deb /var/lib/apt/lists/*
 """
 
 
-def tree(cache: Path) -> Path:
+def tree(cache: Path, suite: str = SUITE) -> Path:
     """A Debian with systemd, to be mounted read-only; `cache` keeps it. Raises LabError."""
-    recipe = hashlib.sha256(f"{SUITE} {PACKAGES} {SUDOERS} {COMPLETE}".encode()).hexdigest()[:12]
-    made = cache.resolve() / f"tree-{recipe}"
+    recipe = hashlib.sha256(f"{PACKAGES} {SUDOERS} {COMPLETE}".encode()).hexdigest()[:12]
+    made = cache.resolve() / f"tree-{suite}-{recipe}"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "trees.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # others wait until it is whole
         if not made.exists():
-            _make(made)
+            _make(made, suite)
     return made
 
 
-def _make(made: Path) -> None:
+def _make(made: Path, suite: str) -> None:
     install({"debootstrap": "debootstrap"})
     new = made.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
-    run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(new), timeout=MAKING_S)
+    run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(new), timeout=MAKING_S)
     run("chroot", str(new), "/bin/sh", "-c", COMPLETE)
     sudoers = new / "etc/sudoers.d/river"
     sudoers.write_text(SUDOERS)

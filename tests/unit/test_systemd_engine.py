@@ -104,6 +104,8 @@ def test_exit_code_and_what_is_unusual() -> None:
     assert (result.exit_code, result.signal, result.oom, result.peak, result.wall_end) == (7, None, False, None, None)
     result = units.read_result("service_result timeout\nexit_code killed\nexit_status TERM\n")
     assert (result.signal, result.text) == (signal.SIGTERM, "systemd ended it: timeout")
+    result = units.read_result("service_result signal\nexit_code killed\nexit_status TERM\nsystem stopping\n")
+    assert (result.signal, result.text) == (signal.SIGTERM, "the node was shutting down")
 
 
 def test_signal_that_the_first_process_noted_counts() -> None:
@@ -134,7 +136,7 @@ def test_ending_that_only_systemd_remembers() -> None:
     result = units.of_show({**show, "Result": "exit-code", "ExecMainCode": "1", "CPUUsageNSec": "[not set]"})
     assert (result.exit_code, result.signal, result.oom, result.cpu_s) == (9, None, False, 0.0)
     result = units.of_show({})
-    assert (result.exit_code, result.signal) == (None, None) and "nobody noted" in result.text
+    assert (result.exit_code, result.signal) == (None, None) and "gone" in result.text
 
 
 def test_why_systemd_is_not_to_be_had() -> None:
