@@ -275,7 +275,7 @@ class Keeper:
 
     def _tell_started(self, task: Task) -> None:
         self.record.add(started(task))
-        self.events.append({"kind": "started", "task": task.task, "attempt": task.attempt, "pid": task.pid,
+        self.events.append({"kind": "started", "task": task.task, "attempt": task.attempt, "pid": task.own_pid,
                             "ticks": task.ticks, "at": task.started_at, "slot": task.slot_number})  # fmt: skip
         if task.slot is not None:
             self.outputs.spare(task.slot)
@@ -469,7 +469,7 @@ class Keeper:
             self.groups.remove(task.group)
             task.group = None
         slot, task.slot = task.slot, None
-        return self.outputs.give_back(slot) if slot is not None else (0, 0)
+        return self.outputs.give_back(slot, again=not task.spec.engine) if slot is not None else (0, 0)
 
     def _release(self, task: Task) -> None:
         self.give_back(task)

@@ -96,7 +96,7 @@ class Rerunnable(TypedDict):
 class Started(_TaskNames):
     """A process runs. ``ticks``: field 22 of /proc/PID/stat, null if it had ended before it could be read.
 
-    Of what an engine holds ``pid`` is the engine's word, and ``ticks`` null.
+    Of what an engine holds both are null: its slot serves no other task.
     """
 
     kind: Literal["started"]

@@ -164,14 +164,20 @@ class Outputs:
             slot.close()
             self._open -= 1
 
-    def give_back(self, slot: Slot) -> tuple[int, int]:
-        """After the end of a task: its bytes. An empty slot is free again, another one stays until ``drop``."""
+    def give_back(self, slot: Slot, *, again: bool = True) -> tuple[int, int]:
+        """After the end of a task: its bytes. An empty slot is free again, another one stays until ``drop``.
+
+        ``again``: whether an empty one may serve another task. It may not if the runner cannot tell by a process whose
+        the files are: it would take what that one writes for this one's.
+        """
         sizes = slot.sizes()
-        if sizes == (0, 0):
+        if sizes == (0, 0) and again:
             self._free.append(slot)
         elif slot.fds:
             slot.close()
             self._open -= 1
+        if sizes == (0, 0) and not again:
+            self.drop(slot.number)
         return sizes
 
     def sizes(self, number: int) -> tuple[int, int]:

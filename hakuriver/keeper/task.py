@@ -107,11 +107,16 @@ class Task:
             message["settings"] = self.settings
         return message
 
+    @property
+    def own_pid(self) -> int | None:
+        """Of the keeper's own child; an engine's process may not even be seen here."""
+        return None if self.spec.engine else self.pid
+
     def state(self) -> TaskState:
         """What ``hello`` tells."""
         phase: Any = self.phase
         return {
-            "task": self.task, "attempt": self.attempt, "phase": phase, "pid": self.pid, "ticks": self.ticks,
+            "task": self.task, "attempt": self.attempt, "phase": phase, "pid": self.own_pid, "ticks": self.ticks,
             "started_at": self.started_at, "slot": self.slot_number, "end": self.end, "meta": self.meta,
         }  # fmt: skip
 

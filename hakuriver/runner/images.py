@@ -18,7 +18,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -76,6 +76,7 @@ class Images:
         self._looks: queue.SimpleQueue[Callable[[Store], None]] = queue.SimpleQueue()
         self._loads: queue.SimpleQueue[Callable[[Store], None]] = queue.SimpleQueue()
         self._threads = 0
+        self._left: dict[str, str] = {}  #: environments of which superseded images were in use, and the newest image
         self._held: dict[str, int] = {}  #: locks that say that attempts need these; the looking thread's
         self._stop = threading.Event()
 
@@ -173,6 +174,7 @@ class Images:
     def _look(self, store: Store, package: str | None, image: str) -> None:
         if self._again(image, lambda: self._there(store, image)):
             self._tell(ImageNews(image, "there", package, image))
+            self._remove_left(store)
         else:
             self._loads.put(lambda own: self._bring(own, package, image))
 
@@ -230,7 +232,21 @@ class Images:
         if manifest.image_id != image:
             raise Damaged(manifest.name, f"its manifest names the image {manifest.image_id} instead of {image}")
         store.load(self._packages.checked(manifest), image)
-        store.remove_superseded(manifest.environment, image)
+        self._remove_superseded(store, manifest.environment, image)
+
+    def _remove_superseded(self, store: Store, environment: str, kept: str) -> None:
+        """Remove the images before this one; those that are in use are tried again as other tasks come."""
+        if store.remove_superseded(environment, kept):
+            self._left.pop(environment, None)
+        else:
+            self._left[environment] = kept
+
+    def _remove_left(self, store: Store) -> None:
+        from hakuriver.runner.store import EngineAway
+
+        with suppress(EngineAway):  # then another time
+            for environment, kept in list(self._left.items()):
+                self._remove_superseded(store, environment, kept)
 
     def _sweep(self) -> None:
         try:

@@ -141,15 +141,19 @@ class Store:
             except self._docker.errors.APIError:
                 return False  # a container, or another image, needs it
 
-    def remove_superseded(self, environment: str, kept: str) -> None:
-        """Remove earlier images of an environment that no container uses and no runner has promised to a task."""
+    def remove_superseded(self, environment: str, kept: str) -> bool:
+        """Remove earlier images of an environment that no container uses and no runner has promised to a task.
+
+        Whether all of them are gone.
+        """
         labels = [f"hakuriver.environment={environment}", f"hakuriver.owner={self._owner}"]
         with self._asked() as api:
             rows = api.images(filters={"dangling": True, "label": labels})
-        for image in {str(row["Id"]) for row in rows} - {kept}:
-            with self.locked(image, "use", fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
-                if lock is not None and self._committed(image):
-                    self._remove(image)
+        return all([self._remove_unused(image) for image in {str(row["Id"]) for row in rows} - {kept}])
+
+    def _remove_unused(self, image: str) -> bool:
+        with self.locked(image, "use", fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
+            return not self._committed(image) or (lock is not None and self._remove(image))
 
     def _committed(self, image: str) -> bool:
         """Whether the host has committed it: images that people build from it inherit its labels."""

@@ -24,6 +24,7 @@ from lab.dockerd import Dockerd, busybox_tree
 
 from hakuriver import reading
 from hakuriver.spool import layout
+from hakuriver.spool.access import Share
 
 MIB = 1 << 20
 #: A container takes its time on a busy machine, and so does an image.
@@ -102,7 +103,15 @@ class DockerRiver(Cluster):
         package = layout.Package(environment, at).name
         data = b"".join(self.maker.client.get_image(layout.environment_image(environment)))
         self.publish(package, data, image)
+        if any(daemon.role == "host" and daemon.running for daemon in self.daemons):
+            eventually(lambda: self.newest(environment) == package, PATIENCE_S, f"the host sees {package}")
         return package
+
+    def newest(self, environment: str) -> str | None:
+        """The package that the host starts tasks with."""
+        index = reading.nodes_index(Share(str(self.share))) or {}
+        found: str | None = index.get("rules", {}).get("packages", {}).get(environment)
+        return found
 
     def publish(self, package: str, data: bytes, image: str, **wrong: Any) -> None:
         """Tarball first, then the manifest; `wrong`: what it says instead."""
