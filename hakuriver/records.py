@@ -302,7 +302,7 @@ class Receipt(Record):
 
     request: str = Field(description="id of the request")
     name: str = Field(description="file name it was dropped under")
-    kind: str = Field(description="run, batch, kill, pause, resume, requeue, drain, undrain, forget, gc, reindex")
+    kind: str = Field(description="what was asked: run, batch, kill, drain, gc, create-tar ...")
     outcome: Literal["accepted", "done", "refused"]
     at: float
     uid: int | None = Field(None, description="owner of the request file")

@@ -46,6 +46,8 @@ RETRY_S = 2.0
 ENGINE_WAIT_S = 60.0
 #: Seconds between two tries to make the default environment: the first, and the longest.
 DEFAULT_S, DEFAULT_MOST_S = 10.0, 3600.0
+#: Seconds between two looks whether its image has been pulled.
+PULL_LOOK_S = 1.0
 #: What of the share's errors no waiting mends.
 LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -70,6 +72,7 @@ class Carrying:
         self._published = float("-inf")
         self._default = Default(self)
         self._saying = Saying(log, "environments wait: ")
+        self._saying_engine = Saying(log)
 
     def work(self) -> None:
         """Carry out orders as they come. Raises Deposed."""
@@ -192,10 +195,12 @@ class Carrying:
         except Unavailable as error:
             self._let_go()
             self._seen = {"engine": "", "problem": error.why, "containers": []}
+            self._saying_engine.say(f"{error.why}; environments have to wait for it, all else goes on")
             raise
         rows = [{"environment": c.environment, "state": c.state, "image": c.image, "created_at": c.created_at}
                 for c in found]  # fmt: skip
         self._seen = {"engine": self._connected().version, "problem": "", "containers": rows}
+        self._saying_engine.say(f"environments are made by Docker {self._seen['engine']}")
 
     def _connected(self) -> Engine:
         socket = self.settings.socket
@@ -279,12 +284,13 @@ class Default:
         self._saying = Saying(log, f"the default environment {self._environment} waits: ")
 
     def wait_s(self) -> float:
-        """Seconds until there is something to do."""
-        return 1.0 if self._pull else max(0.0, self._due - time.monotonic())
+        """Seconds until there is something to do; while an image is pulled, until the next look at that."""
+        due = max(0.0, self._due - time.monotonic())
+        return max(due, PULL_LOOK_S) if self._pull and not self._pull.over else due
 
     def go_on(self) -> None:
         """Do the next step, if one is due."""
-        if self.wait_s() > 0 and not (self._pull and self._pull.over):
+        if self.wait_s() > 0:
             return
         try:
             self._step()
@@ -298,15 +304,20 @@ class Default:
     def _step(self) -> None:
         if self._carrying.packaged(self._environment):
             self._done()
+        elif self._carrying.engine().find(self._environment) is not None:
+            self._carry_out("create-tar", None)
+            log.info("the default environment %s is made", self._environment)
+            self._done()
         elif self._pull is None:
             self.problem = f"{self._image} is looked for"
             self._pull = Pull(self._carrying, self._image)
         else:
             self._pull.check()
-            for kind, image in (("create-container", self._image), ("create-tar", None)):
-                self._carrying.carry_out(self._carrying.own_order(kind, self._environment, image), again=True)
-            log.info("the default environment %s is made from %s", self._environment, self._image)
-            self._done()
+            self._carry_out("create-container", self._image)
+            self._due = time.monotonic()
+
+    def _carry_out(self, kind: str, image: str | None) -> None:
+        self._carrying.carry_out(self._carrying.own_order(kind, self._environment, image), again=True)
 
     def _done(self) -> None:
         self.problem, self._pull, self._due = "", None, float("inf")

@@ -480,6 +480,8 @@ def test_a_host_killed_while_saving_makes_one_package_and_one_receipt(own: River
     assert not list(own.path(layout.CONTAINERS).glob(".*"))
     other.cli("load", "--input", str(own.path(layout.tarball(name))))
     assert own.manifest(name).image_id in other.cli("images", "--quiet", "--no-trunc")
+    mine = own.engine.cli("images", "--all", "--quiet", "--no-trunc", "--filter", "label=hakuriver.environment=killed")
+    assert mine.split() == [own.manifest(name).image_id]
     own.do("delete-container", "killed")
 
 
@@ -555,6 +557,11 @@ def test_the_default_environment_is_made_in_the_background(scratch: Path, engine
         river.daemon.start()
         river.do("stop-container", "base")
         assert river.packages == [name]
+        river.do("delete-tar", "base")
+        river.daemon.stop()
+        river.daemon.start()  # from the container that is there, as it is
+        eventually(lambda: [p for p in river.packages if p != name], PATIENCE_S)
+        assert river.state("base") == "exited"
         river.do("delete-container", "base")
 
 
