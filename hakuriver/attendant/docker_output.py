@@ -132,14 +132,7 @@ class Output:
         except (OSError, ValueError):
             self._whole = False  # lost, or closed by finish
         self._at_end()
-        if not self._ended.wait(END_S) and self._round == mine and self._still_runs():
-            self._follow_here(mine)
-
-    def _still_runs(self) -> bool:
-        try:
-            return self._runs()
-        except Away:
-            return False  # whoever waits for the container sees it too, and resumes
+        self._keep_up(mine)
 
     # -- from the log
 
@@ -152,7 +145,19 @@ class Output:
         try:
             self._catch_up(mine, follow=True)
         except Away:
-            pass  # the rest is brought by finish, or by the next resume
+            pass  # the rest is brought as soon as the engine is back
+        self._keep_up(mine)
+
+    def _keep_up(self, mine: int) -> None:
+        """Follow the log for as long as the container lives on, however often the engine comes and goes."""
+        while not self._ended.wait(END_S) and self._round == mine:
+            try:
+                if not self._runs():
+                    return
+                self._whole = False
+                self._catch_up(mine, follow=True)
+            except Away:
+                continue
 
     def _catch_up(self, mine: int, follow: bool) -> None:
         """Bring what the log has and the files have not. Raises Away."""

@@ -102,7 +102,7 @@ def lacks_init(text: str) -> bool:
 def not_executed(err: bytes, code: int | None) -> str:
     """What to tell of one that ended with `code` and wrote nothing but `err`, if docker-init could not execute it."""
     found = re.fullmatch(rb"\[FATAL tini \(\d+\)\] exec (.*) failed: (.*)\n", err, re.DOTALL)
-    if code is None or found is None:
+    if not code or found is None:
         return ""
     program, why = (part.decode(errors="replace") for part in found.groups())
     if code == NO_PROGRAM:
