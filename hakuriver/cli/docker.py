@@ -29,7 +29,7 @@ from hakuriver.spool import layout
 from hakuriver.spool.access import Share
 
 #: Seconds between two looks at how far a request is, and without a sign of a host before none is waited for.
-LOOK_S, SIGN_S = 0.5, 15.0
+LOOK_S, SIGN_S = 0.5, 30.0
 #: Seconds in which a host that is there takes a request.
 FIRST_S = 2.0
 

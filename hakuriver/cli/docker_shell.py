@@ -13,8 +13,8 @@ from hakuriver.cli.common import chosen_config, config_option, note
 from hakuriver.errors import HakuRiverError, Invalid
 from hakuriver.spool import layout
 
-#: What the container is asked for: whether it runs, and whose environment it is.
-_FORMAT = '{{.State.Running}} {{index .Config.Labels "hakuriver.environment"}}'
+#: What the container is asked for: what it does, and whose environment it is.
+_FORMAT = '{{.State.Status}} {{index .Config.Labels "hakuriver.environment"}}'
 #: bash where there is one.
 _SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh"
 EXIT_NO_PROGRAM = 127
@@ -64,8 +64,9 @@ def _check(docker: list[str], name: str, environment: str) -> None:
     if asked.returncode:
         why = asked.stderr.strip().removeprefix("Error response from daemon: ")
         raise HakuRiverError(f"docker unavailable here: {why}; run this on the host")
-    running, _, label = asked.stdout.strip().partition(" ")
+    state, _, label = asked.stdout.strip().partition(" ")
     if label != environment:
         raise HakuRiverError(f"the container {name} is no environment of HakuRiver's: it is left alone")
-    if running != "true":
-        raise HakuRiverError(f"{environment} does not run: `hakuriver docker start-container {environment}` starts it")
+    if state != "running":
+        remedy = f"`hakuriver docker start-container {environment}` starts it"
+        raise HakuRiverError(f"{environment} does not run, it is {state}: {remedy}")

@@ -27,7 +27,7 @@ if os.environ.get("ENGINES") != "1":
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))  # what tests of real processes share
 
-from cluster import Cluster
+from cluster import CALM, SHORT, Cluster
 from daemons import PATIENCE_S, Daemon, can_mount, mount, unmount
 from lab.dockerd import Dockerd
 
@@ -71,8 +71,8 @@ def other(lab_scratch: Path) -> Iterator[Dockerd]:
 class River(Cluster):
     """A share with a host whose engine is a lab's."""
 
-    def __init__(self, directory: Path, engine: Dockerd, **docker: Any) -> None:
-        super().__init__(directory, docker={"host": f"unix://{engine.socket}", **docker})
+    def __init__(self, directory: Path, engine: Dockerd, timing: dict[str, float] = CALM, **docker: Any) -> None:
+        super().__init__(directory, timing=timing, docker={"host": f"unix://{engine.socket}", **docker})
         self.engine = engine
         self.daemon: Daemon = self.start_host()
 
@@ -270,8 +270,9 @@ def test_a_shell_on_a_terminal(river: River) -> None:
     terminal.type("while [ \"$(stty size)\" != '33 101' ]; do sleep 0.1; done; tty; echo $TERM si''ze\n")
     shown = terminal.until("xterm size")
     assert "/dev/pts/" in shown
-    terminal.type("echo wai''ting; sleep 100\n")
-    terminal.until("waiting")
+    terminal.type("sleep 1234\n")
+    # Once it is that program it has the terminal, not the shell any more.
+    eventually(lambda: "sleep 1234" in river.engine.cli("top", "hakuriver-env-shelled"))
     terminal.type("\x03")
     terminal.until("/ # ")
     terminal.type("echo status=$?; echo kept > /kept; exit 7\n")
@@ -590,3 +591,23 @@ def test_a_frozen_host_s_order_is_not_published_by_it(own: River) -> None:
     assert own.lying() == []
     assert client.read_receipt(client.open_share(str(own.share)), request) is None
     own.engine.cli("rm", "-f", "hakuriver-env-frozen")
+
+
+def test_a_host_that_takes_over_answers_for_containers_that_it_does_not_have(
+    scratch: Path, engine: Dockerd, other: Dockerd
+) -> None:
+    with River(scratch, engine, timing=SHORT) as river:
+        _grow(river, "left")
+        request = river.begin_one("create-tar", "left")
+        eventually(lambda: _saving(river), PATIENCE_S, "the saving")
+        river.daemon.kill()
+        river.start_host("m2", docker={"host": f"unix://{other.socket}"})
+        receipt = river.receipt(request)
+        assert receipt.outcome == "refused"
+        assert "took it and leads no longer" in receipt.errors[0].message
+        assert "hakuriver-env-left" not in other.containers()
+        eventually(lambda: not river.index.containers)
+        assert not list(river.path(layout.CONTAINERS).iterdir())
+        assert river.state("left") == "running"
+        assert "create-container IMAGE left" in river.refused("create-tar", "left")
+    engine.cli("rm", "-f", "hakuriver-env-left")

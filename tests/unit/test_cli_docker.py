@@ -269,7 +269,7 @@ class Shell:
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.says()
 
-    def says(self, inspected: str = "true my-env", said: str = "", status: int = 0) -> None:
+    def says(self, inspected: str = "running my-env", said: str = "", status: int = 0) -> None:
         for name, text in (("inspected", inspected), ("said", said), ("status", str(status))):
             (self._directory / name).write_text(text + "\n")
 
@@ -304,9 +304,10 @@ def test_a_shell_is_docker_exec(shell: Shell, monkeypatch: pytest.MonkeyPatch, h
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"inspected": "false my-env"}, "my-env does not run: `hakuriver docker start-container my-env` starts it"),
-        ({"inspected": "true "}, "is no environment of HakuRiver's"),
-        ({"inspected": "true other"}, "is no environment of HakuRiver's"),
+        ({"inspected": "paused my-env"},
+         "my-env does not run, it is paused: `hakuriver docker start-container my-env` starts it"),
+        ({"inspected": "running "}, "is no environment of HakuRiver's"),
+        ({"inspected": "running other"}, "is no environment of HakuRiver's"),
         ({"inspected": "", "said": "Error: No such container: hakuriver-env-my-env", "status": 1},
          "environments live on the host"),
         ({"inspected": "", "said": "Cannot connect to the Docker daemon at unix:///run/x.sock.", "status": 1},
