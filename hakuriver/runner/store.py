@@ -149,7 +149,8 @@ class Store:
         labels = [f"hakuriver.environment={environment}", f"hakuriver.owner={self._owner}"]
         with self._asked() as api:
             rows = api.images(filters={"dangling": True, "label": labels})
-        return all([self._remove_unused(image) for image in {str(row["Id"]) for row in rows} - {kept}])
+        left = [image for image in {str(row["Id"]) for row in rows} - {kept} if not self._remove_unused(image)]
+        return not left
 
     def _remove_unused(self, image: str) -> bool:
         with self.locked(image, "use", fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:

@@ -24,7 +24,6 @@ from lab.dockerd import Dockerd, busybox_tree
 
 from hakuriver import reading
 from hakuriver.spool import layout
-from hakuriver.spool.access import Share
 
 MIB = 1 << 20
 #: A container takes its time on a busy machine, and so does an image.
@@ -104,14 +103,13 @@ class DockerRiver(Cluster):
         data = b"".join(self.maker.client.get_image(layout.environment_image(environment)))
         self.publish(package, data, image)
         if any(daemon.role == "host" and daemon.running for daemon in self.daemons):
-            eventually(lambda: self.newest(environment) == package, PATIENCE_S, f"the host sees {package}")
+            eventually(lambda: self._chosen(environment) == package, LONG_S, f"the host chooses {package}")
         return package
 
-    def newest(self, environment: str) -> str | None:
-        """The package that the host starts tasks with."""
-        index = reading.nodes_index(Share(str(self.share))) or {}
-        found: str | None = index.get("rules", {}).get("packages", {}).get(environment)
-        return found
+    def _chosen(self, environment: str) -> str | None:
+        """The package that the host starts a task in, which it lists every two seconds; tried on the last node."""
+        job = self.contained("true", environment, targets=[list(self.engines)[-1]])
+        return self.ended(job, LONG_S).tasks[0].environment
 
     def publish(self, package: str, data: bytes, image: str, **wrong: Any) -> None:
         """Tarball first, then the manifest; `wrong`: what it says instead."""
