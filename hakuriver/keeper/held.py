@@ -46,7 +46,7 @@ def name(task: Task) -> str:
 class Attendant:
     """The attendant of one engine, whether one lives or not."""
 
-    __slots__ = ("born", "failures", "idle", "kind", "link", "ready", "rest_s", "restart", "rests_until")
+    __slots__ = ("born", "failures", "idle", "kind", "link", "not_before", "ready", "rest_s", "restart", "rests_until")
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -54,6 +54,7 @@ class Attendant:
         self.ready = False  #: it can be spoken to
         self.born = 0.0  #: CLOCK_BOOTTIME
         self.failures = 0
+        self.not_before = 0.0  #: since others have died, CLOCK_BOOTTIME
         self.restart: Timer | None = None
         self.idle: Timer | None = None
         self.rest_s, self.rests_until = REST_S, 0.0
@@ -101,10 +102,11 @@ class Held:
     def begin(self, task: Task) -> None:
         """Have it started. The record says that it may be."""
         holding = self.tasks[name(task)] = Holding(task, seek=False)
-        attendant = self._need(task.spec.engine)
         if task.stop is not None:
             self._unborn(holding)
-        elif attendant.ready:
+            return
+        attendant = self._need(task.spec.engine)
+        if attendant.ready:
             self._take_up(attendant, holding)
 
     def leave(self, task: Task) -> None:
@@ -180,22 +182,28 @@ class Held:
         self._keeper.timers.cancel(attendant.idle)
         attendant.idle = None
         if attendant.link is None and attendant.restart is None:
-            self._start(attendant)
+            if attendant.not_before > kernel.boottime():
+                attendant.restart = self._keeper.timers.at(attendant.not_before, lambda: self._start(attendant))
+            else:
+                self._start(attendant)
         return attendant
 
     def _start(self, attendant: Attendant) -> None:
         attendant.restart, attendant.born = None, kernel.boottime()
-        try:
-            attendant.link = self._reach(attendant.kind)
-        except OSError:
-            self._start_later(attendant)
+        if self._needed(attendant):
+            try:
+                attendant.link = self._reach(attendant.kind)
+            except OSError:
+                self._failed(attendant)
 
-    def _start_later(self, attendant: Attendant) -> None:
-        pause = min(RESTART_S * 2**attendant.failures, RESTART_MOST_S)
+    def _failed(self, attendant: Attendant) -> None:
+        """One has died, or could not be made."""
+        attendant.not_before = kernel.boottime() + min(RESTART_S * 2**attendant.failures, RESTART_MOST_S)
         attendant.failures = min(attendant.failures + 1, 16)
-        attendant.restart = self._keeper.timers.at(kernel.boottime() + pause, lambda: self._start(attendant))
         if attendant.failures >= HOPELESS:
             self._give_up(attendant)
+        if self._needed(attendant):
+            self._need(attendant.kind)
 
     def _give_up(self, attendant: Attendant) -> None:
         """What no attendant has been told of goes back into the queue: it may be killed there, or fenced."""
@@ -220,7 +228,7 @@ class Held:
                 if kernel.boottime() - attendant.born > STEADY_S:
                     attendant.failures = 0
                 if self._needed(attendant):
-                    self._start_later(attendant)
+                    self._failed(attendant)
 
     def _needed(self, attendant: Attendant) -> bool:
         return any(task.spec.engine == attendant.kind for task in self._all())
