@@ -215,9 +215,15 @@ class Host:
         for receipt in [*receipts, *(self._cannot(order) for order in self.state.orders.values())]:
             order = self.state.orders.get(receipt["request"]) if receipt else None
             if order is not None:
-                if order.kind == "delete-tar":
-                    self.packages.forget(order.environment)
+                self._note_package(order)
                 self.decide(["receipt", receipt])
+
+    def _note_package(self, order: Order) -> None:
+        """Whoever reads that a package was made or deleted may ask for a task at once."""
+        if order.kind == "delete-tar":
+            self.packages.forget(order.environment)
+        elif order.kind == "create-tar":
+            self.packages.look(self.boottime(), at_once=True)
 
     def _cannot(self, order: Order) -> dict[str, Any] | None:
         if self.engine is None:

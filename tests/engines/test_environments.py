@@ -611,3 +611,18 @@ def test_a_host_that_takes_over_answers_for_containers_that_it_does_not_have(
         assert river.state("left") == "running"
         assert "create-container IMAGE left" in river.refused("create-tar", "left")
     engine.cli("rm", "-f", "hakuriver-env-left")
+
+
+def test_a_task_runs_in_what_was_packaged_last(own: River, other: Dockerd) -> None:
+    own.do("create-container", "used-last", image=IMAGE)
+    own.start_runner("n1", docker={"host": f"unix://{other.socket}"})
+    for text in ("first", "second"):
+        own.inside("used-last", f"echo {text} > /version")
+        _package(own, "used-last")
+        job = own.submit(["cat", "/version"], container="used-last")  # at once: no older package will do
+        assert own.ended(job, 90.0).state == "completed"
+        assert own.out(job) == f"{text}\n"
+    own.do("delete-tar", "used-last")
+    with pytest.raises(Refused, match="used-last"):
+        own.submit(["true"], container="used-last", receipt_timeout=PATIENCE_S)
+    own.do("delete-container", "used-last")
