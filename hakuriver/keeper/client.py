@@ -37,7 +37,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class KeeperLost(ConnectionError):
-    """The connection to the keeper is gone. Connect again; if the keeper died, its tasks did too."""
+    """The connection to the keeper is gone. Connect again; if the keeper died, so did its processes."""
 
 
 class KeeperUnavailable(RuntimeError):
@@ -69,7 +69,7 @@ class KeeperClient:
                 problem = str(error)
             self._start(deadline)
             time.sleep(PAUSE_S)
-        raise KeeperUnavailable(f"no keeper in {self.directory}: {problem}")
+        raise KeeperUnavailable(f"no keeper in {self.directory}: {problem}; see {self.directory}/keeper.log")
 
     def _greet(self, cores: int, memory_bytes: int | None, deadline: float) -> HelloReply:
         self._sock = self._dial()
