@@ -181,10 +181,7 @@ class Docker:
                 except NotFound:
                     return
 
-        return Output(
-            log, (order["out"], order["err"]),
-            runs=lambda: self._runs(order), at_end=lambda: self._usage.look(order["name"]),
-        )  # fmt: skip
+        return Output(log, (order["out"], order["err"]), lambda: self._runs(order))
 
     # -- by name
 

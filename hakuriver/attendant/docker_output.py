@@ -56,17 +56,11 @@ class Log(Protocol):
 class Output:
     """The output of one container. `live` or `resume` begins it, `finish` waits until all of it is there."""
 
-    def __init__(
-        self, log: Log, paths: tuple[str, str], *, runs: Callable[[], bool], at_end: Callable[[], None]
-    ) -> None:
-        """`paths`: of the files for stdout and stderr; `runs`: whether the container does (raises Away).
-
-        `at_end` is called when an attached stream ends, which is the first that is seen of a container's end.
-        """
+    def __init__(self, log: Log, paths: tuple[str, str], runs: Callable[[], bool]) -> None:
+        """`paths`: of the files for stdout and stderr; `runs`: whether the container does (raises Away)."""
         self._log = log
         self._paths = paths
         self._runs = runs
-        self._at_end = at_end
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._close: Callable[[], None] = lambda: None
@@ -131,7 +125,6 @@ class Output:
                         self._write(index, piece, mine)
         except (OSError, ValueError):
             self._whole = False  # lost, or closed by finish
-        self._at_end()
         self._keep_up(mine)
 
     # -- from the log

@@ -1,14 +1,16 @@
 """CPU time and peak memory of what runs in a cgroup, read from time to time.
 
-BUGS: what is used after the last look is not seen. The end of a container's output is one more occasion to look, for
-its cgroup stays for some milliseconds; where that is missed, up to a second of CPU time per core is missing, and of a
-container that lives for milliseconds nothing is known. Memory's peak is the kernel's own; with cgroup v2, kernels
-before 5.19 keep none: the largest use seen stands for it.
+BUGS: what is used after the last look is not seen. One look is at the end of the first process, which its cgroup
+survives by some milliseconds; Linux before 5.3 does not tell that end, and up to a second of CPU time per core is
+missing. Of a container that lives for milliseconds nothing is known. Memory's peak is the kernel's own; with cgroup v2,
+kernels before 5.19 keep none: the largest use seen stands for it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import threading
 import time
 from typing import NamedTuple
@@ -64,11 +66,13 @@ class Group:
 class _Meter:
     """One that is looked at."""
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
+    def __init__(self, pid: int) -> None:
+        """Raises OSError: there is no such process."""
+        self.group = Group(_read(f"/proc/{pid}/cgroup"))
         self.used = Used()
         self.since = time.monotonic()
         self.looks = 0
+        self.end = _watch(pid)  #: a descriptor that is ready when the process has ended; None: the kernel has none
 
     def due(self) -> float:
         """When to look at it next, by the monotonic clock."""
@@ -79,11 +83,9 @@ class _Meter:
         while self.due() <= now:
             self.looks += 1
         try:
-            seen = self.group.look(self.used)
+            self.used = self.group.look(self.used)
         except (OSError, ValueError, KeyError):
-            return  # it has ended, and is taken out soon
-        if seen.cpu_s >= self.used.cpu_s:  # two may look at once
-            self.used = seen
+            pass  # it has ended, and is taken out soon
 
 
 class Usage:
@@ -91,45 +93,68 @@ class Usage:
 
     def __init__(self) -> None:
         self._meters: dict[str, _Meter] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  #: of the meters
+        self._ready = select.epoll()
         self._thread: threading.Thread | None = None
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._ready.register(self._wake_read, select.EPOLLIN)
 
     def add(self, name: str, pid: int) -> None:
         """From now on look at the cgroup of this process; nothing happens if it has ended."""
-        try:
-            group = Group(_read(f"/proc/{pid}/cgroup"))
-        except (OSError, ValueError):
-            return
-        with self._changed:
-            self._meters.setdefault(name, _Meter(group))
+        with self._lock:
+            if name in self._meters:
+                return
+            try:
+                meter = self._meters[name] = _Meter(pid)
+            except (OSError, ValueError):
+                return
+            if meter.end is not None:
+                self._ready.register(meter.end, select.EPOLLIN)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
                 self._thread.start()
-            self._changed.notify()
-
-    def look(self, name: str) -> None:
-        """Look at it now, since it is about to end."""
-        meter = self._meters.get(name)
-        if meter is not None:
-            meter.look(time.monotonic())
+        os.write(self._wake_write, b"!")
 
     def take(self, name: str) -> Used:
         """What was seen of one that has ended; it is not looked at any more."""
-        with self._changed:
+        with self._lock:
             meter = self._meters.pop(name, None)
-        return meter.used if meter else Used()
+            if meter is None:
+                return Used()
+            if meter.end is not None:
+                os.close(meter.end)
+            return meter.used
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
+                due = min((meter.due() for meter in self._meters.values()), default=None)
+            ready = {fd for fd, _ in self._ready.poll(None if due is None else max(0.0, due - time.monotonic()))}
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+            with self._lock:
                 now = time.monotonic()
-                due = min((meter.due() for meter in self._meters.values()), default=now + 3600.0)
-                if due > now:
-                    self._changed.wait(due - now)
-                    continue
-                meters = [meter for meter in self._meters.values() if meter.due() <= now]
-            for meter in meters:
-                meter.look(now)
+                for meter in self._meters.values():
+                    if meter.end in ready or meter.due() <= now:
+                        self._look(meter, now, meter.end in ready)
+
+    def _look(self, meter: _Meter, now: float, last: bool) -> None:
+        meter.look(now)
+        if last and meter.end is not None:
+            os.close(meter.end)
+            meter.end = None
+
+
+def _watch(pid: int) -> int | None:
+    """A descriptor that is ready when a process has ended. Raises OSError: it has."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, PermissionError):
+        return None  # a sandbox
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return None  # Linux before 5.3
+        raise
 
 
 def _read(path: str) -> str:

@@ -490,7 +490,8 @@ def test_a_log_that_may_be_incomplete_is_told(stage: Stage, monkeypatch: pytest.
     assert err(order) == docker_output.MISSING
     whole = b"".join(b"%d\n" % n for n in range(1, 5001))
     assert out(order).startswith(whole) and out(order).endswith(b"\nlast\n")
-    assert len(out(order)) < 2 * len(whole)
+    # The engine may have stamped any line later than it came here, but none of them twice.
+    assert len(out(order)) <= 2 * len(whole) + len(b"last\n")
 
 
 # -- what cannot be started

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
+from conftest import eventually
 
 from hakuriver.attendant.docker import container, seconds
 from hakuriver.attendant.docker_refusals import lacks_init, not_executed, refusal
@@ -243,6 +245,24 @@ def test_usage_from_cgroup_v2(tmp_path: Any) -> None:
     assert meter.look(Used(0.0, 200)) == Used(1.5, 200), "kernels before 5.19 keep no peak"
     (group / "memory.peak").write_text("300\n")
     assert meter.look(Used(0.0, 200)) == Used(1.5, 300)
+
+
+def test_the_end_of_a_process_is_an_occasion_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def look(group: Group, before: Used) -> Used:
+        looks.append(0.0)
+        return Used(float(len(looks)))
+
+    monkeypatch.setattr(Group, "look", look)
+    monkeypatch.setattr("hakuriver.attendant.usage.FIRST_S", (0.0,))
+    monkeypatch.setattr("hakuriver.attendant.usage.EVERY_S", 1000.0)
+    usage = Usage()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        usage.add("x", process.pid)
+        eventually(lambda: len(looks) == 1)
+    eventually(lambda: len(looks) == 2)
+    assert usage.take("x").cpu_s == 2.0
 
 
 def test_usage_of_what_is_gone() -> None:
