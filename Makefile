@@ -45,7 +45,7 @@ test-engines: $(VENV)/.dev  ## real Docker engines, real systemd on cgroup v1 an
 	@$(BIN)/python contrib/left_out.py build/engines.xml
 
 test-crash: $(VENV)/.dev  ## every crash point of every kind (minutes)
-	SIM_FULL=1 $(BIN)/pytest $(PARALLEL) tests/sim $(PYTEST_ARGS)
+	SIM_FULL=1 $(BIN)/pytest $(PARALLEL) tests/sim tests/unit/test_engine_crashes.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -141,8 +141,14 @@ def end_keepers(machine: Machine) -> None:
         eventually(lambda: not processes("hakuriver.keeper", str(machine.state)), 15.0)
     except AssertionError:
         for pid in machine.keepers():
-            send(pid, signal.SIGKILL)  # its guard ends the tasks
-        eventually(lambda: not processes("hakuriver.keeper", str(machine.state)), 15.0)
+            send(pid, signal.SIGKILL)  # its guard ends the tasks, and makes another that has none
+
+        def gone() -> bool:
+            for pid in machine.keepers():
+                send(pid, signal.SIGTERM)
+            return not processes("hakuriver.keeper", str(machine.state))
+
+        eventually(gone, 15.0)
 
 
 def toml(sections: dict[str, dict[str, Any]]) -> str:
