@@ -123,11 +123,11 @@ class Systemd:
     def signal(self, name: str, number: int) -> None:
         """As in Engine."""
         unit = self._unit(name)
+        self._thaw(unit)  # before: a systemd that starts ended.sh in a frozen cgroup waits for it, or hangs
         self._kill(unit, number)
-        self._thaw(unit)
 
     def freeze(self, name: str, on: bool) -> str:
-        """As in Engine: by cgroup v2, elsewhere by STOP and CONT to all processes."""
+        """As in Engine: by cgroup v2, or by STOP and CONT to all processes."""
         unit = self._unit(name)
         if self._can_freeze():
             done = self._call("systemctl", "freeze" if on else "thaw", unit.name)
@@ -236,7 +236,7 @@ class Systemd:
             "text": result.text,
             "started_at": begun[0] if begun else None,
             "ended_at": os.stat(unit.result).st_mtime if text else time.time(),
-            "wall_s": max(0.0, result.wall_end - begun[1]) if begun and result.wall_end else 0.0,
+            "wall_s": max(0.0, result.wall_end - begun[1]) if begun and result.wall_end else result.wall_s,
             "cpu_s": result.cpu_s,
             "peak_memory_bytes": result.peak,
         }
@@ -270,8 +270,12 @@ class Systemd:
             self._kill(unit, signal.SIGCONT)
 
     def _can_freeze(self) -> bool:
-        """Units are frozen by cgroup v2, and stopped by signals elsewhere."""
-        return os.path.exists("/sys/fs/cgroup/cgroup.controllers") and self._version() >= 246
+        """Whether to freeze by cgroup v2, else units are stopped by signals.
+
+        A systemd that spawns into the cgroup itself (seen with 257; by posix_spawn since 255) hangs as a whole if the
+        program of a frozen unit is killed, which the kernel may do for memory: it waits for ended.sh to be executed.
+        """
+        return os.path.exists("/sys/fs/cgroup/cgroup.controllers") and 246 <= self._version() < 255
 
     def _version(self) -> int:
         """systemd's."""

@@ -13,7 +13,7 @@ OWNER = "HAKURIVER_OWNER"
 #: Properties that `systemctl show` is asked for.
 SHOWN = (
     "Id", "LoadState", "ActiveState", "Result", "MainPID", "ExecMainCode", "ExecMainStatus", "CPUUsageNSec",
-    "Environment",
+    "ExecMainStartTimestampMonotonic", "ExecMainExitTimestampMonotonic", "Environment",
 )  # fmt: skip
 #: ActiveState of units whose program runs, or whose last script does.
 ALIVE = frozenset({"active", "activating", "deactivating", "reloading"})
@@ -122,7 +122,7 @@ def owner(show: dict[str, str]) -> str:
 
 
 class Result:
-    """How a unit ended. `wall_end`: seconds of CLOCK_BOOTTIME."""
+    """How a unit ended. `wall_end`: on CLOCK_BOOTTIME, or else how long it ran is `wall_s`; seconds."""
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
@@ -132,6 +132,7 @@ class Result:
         self.cpu_s = 0.0
         self.peak: int | None = None
         self.wall_end: float | None = None
+        self.wall_s = 0.0
 
 
 def read_result(text: str) -> Result:
@@ -192,7 +193,14 @@ def of_show(show: dict[str, str]) -> Result:
     else:
         result.signal = int(status)
     result.oom = show.get("Result") == "oom-kill"
-    used = show.get("CPUUsageNSec", "")
-    result.cpu_s = int(used) / 1e9 if used.isdigit() and int(used) < 2**63 else 0.0
-    result.text = _unusual(show.get("Result", ""))
+    result.cpu_s = _number(show, "CPUUsageNSec") / 1e9
+    began, ended = _number(show, "ExecMainStartTimestampMonotonic"), _number(show, "ExecMainExitTimestampMonotonic")
+    result.wall_s = max(0, ended - began) / 1e6
+    result.text = _unusual(show.get("Result", "")) or "how much memory it used is not known"
     return result
+
+
+def _number(show: dict[str, str], name: str) -> int:
+    """A property's value; 0 if systemd has none."""
+    value = show.get(name, "")
+    return int(value) if value.isdigit() and int(value) < 2**63 else 0

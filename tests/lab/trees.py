@@ -19,12 +19,14 @@ MAKING_S = 900.0
 SUDOERS = f"""\
 {USER} ALL=(root) NOPASSWD: /usr/bin/systemd-run, /usr/bin/systemctl
 """
-#: Shell that completes a new tree in its own root. The tmpfiles of /tmp would empty what is mounted below it.
+#: Shell that completes a new tree in its own root. The tmpfiles of /tmp would empty what is mounted below it; there are
+#: no modules to be loaded.
 COMPLETE = f"""\
 set -e
 useradd --uid {UID} --create-home --shell /bin/sh {USER}
 : >/etc/tmpfiles.d/tmp.conf
 : >/etc/machine-id
+ln -s /dev/null /etc/systemd/system/systemd-modules-load.service
 rm -rf /var/cache/apt/archives/*.deb /var/lib/apt/lists/*
 """
 

@@ -131,8 +131,9 @@ def test_units_as_shown() -> None:
 
 def test_ending_that_only_systemd_remembers() -> None:
     show = {"ActiveState": "failed", "Result": "oom-kill", "ExecMainCode": "2", "ExecMainStatus": "9"}
-    result = units.of_show({**show, "CPUUsageNSec": "2000000000"})
-    assert (result.exit_code, result.signal, result.oom, result.cpu_s) == (None, 9, True, 2.0)
+    times = {"ExecMainStartTimestampMonotonic": "1000000", "ExecMainExitTimestampMonotonic": "1500000"}
+    result = units.of_show({**show, **times, "CPUUsageNSec": "2000000000"})
+    assert (result.exit_code, result.signal, result.oom, result.cpu_s, result.wall_s) == (None, 9, True, 2.0, 0.5)
     result = units.of_show({**show, "Result": "exit-code", "ExecMainCode": "1", "CPUUsageNSec": "[not set]"})
     assert (result.exit_code, result.signal, result.oom, result.cpu_s) == (9, None, False, 0.0)
     result = units.of_show({})
