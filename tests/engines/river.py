@@ -13,14 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cluster import CALM, Cluster
 from conftest import eventually
-from daemons import PATIENCE_S, Daemon
+from daemons import PATIENCE_S, Daemon, Machine, toml
 from lab.dockerd import Dockerd, busybox_tree
+from processes import processes
 
 from hakuriver import reading
 from hakuriver.spool import layout
@@ -129,6 +132,21 @@ class DockerRiver(Cluster):
 
     # -- tasks
 
+    def command(self, *arguments: str) -> str:
+        """What `hakuriver ARGUMENTS` prints for a client of this river."""
+        environment = {**os.environ, "HAKURIVER_SHARED_DIR": str(self.share), "HAKURIVER_CONFIG": str(self._client())}
+        done = subprocess.run(
+            [sys.executable, "-m", "hakuriver", *arguments], env=environment, capture_output=True, text=True,
+            timeout=LONG_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def _client(self) -> Path:
+        config = self.directory / "client.toml"
+        config.write_text(toml({"paths": {"shared_dir": self.share, "state_dir": self.directory / "client"}}))
+        return config
+
     def contained(self, script: str, container: str = "base", **fields: Any) -> str:
         """Submit a shell script for a container; the job's id."""
         return self.submit(script, container=container, **fields)
@@ -140,7 +158,7 @@ class DockerRiver(Cluster):
     def completed(self, job: str, deadline_s: float = LONG_S) -> reading.Job:
         """Wait for the job's end, which must be a good one."""
         found = self.ended(job, deadline_s)
-        assert found.state == "completed", [(t.task, t.state, t.reason) for t in found.tasks]
+        assert found.state == "completed", (found.receipt, [(t.task, t.state, t.reason) for t in found.tasks])
         return found
 
     def data(self, name: str) -> list[str]:
@@ -161,6 +179,19 @@ def clear(engine: Dockerd) -> None:
         engine.client.remove_container(name, force=True)
     for row in engine.client.images():
         engine.client.remove_image(row["Id"], force=True)
+
+
+def attendants(machine: Machine) -> list[int]:
+    """Pids of the attendants of a machine's keeper."""
+    keepers = machine.keepers()
+    return [pid for pid in processes("hakuriver.attendant") if _parent(pid) in keepers]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return 0
 
 
 def loads(engine: Dockerd, call: Callable[[], Any]) -> int:

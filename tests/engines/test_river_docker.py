@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import SCRATCH, eventually
 from daemons import send
+from lab import nvml
 from lab.dockerd import Dockerd
 
-from engines.river import LONG_S, MIB, DockerRiver, clear, image_ids, loads
+from engines.river import LONG_S, MIB, DockerRiver, attendants, clear, image_ids, loads
 from hakuriver import reading
 from hakuriver.spool import layout
 
@@ -67,6 +68,7 @@ def test_fifty_tasks_wait_for_one_environment(river: DockerRiver) -> None:
         one.hang(True)
         try:
             river.until(job, lambda _: river.phases(job) == {"syncing base-1700000000"}, LONG_S)
+            assert "syncing base-1700000000" in river.command("task", "status", job)
             before = river.heartbeats("n1")
             beside = river.submit("echo beside", targets=["n1"], executor="process", cores=0)
             assert river.ended(beside, LONG_S).state == "completed"
@@ -265,19 +267,53 @@ def test_what_was_killed_while_its_image_was_loaded_never_runs(river: DockerRive
     assert runs(river) == {f"{job}-1": 1}
 
 
-def test_the_runner_is_killed_again_and_again(river: DockerRiver) -> None:
+@pytest.mark.parametrize("victim", ["runner", "keeper", "attendant"])
+def test_one_is_killed_again_and_again(river: DockerRiver, victim: str) -> None:
     """In every phase of some of many short tasks."""
     river.package()
     runner = river.start_all()["n1"]
+    machine = river.machines["machine-n1"]
     job = river.contained(f"{RAN}; exit $((HAKURIVER_TASK_INDEX % 3))", targets=["n1"], array="0-29")
     for number in range(6):
         river.until(job, _ended(4 * number), LONG_S)
-        runner.kill()
-        runner.start()
+        if victim == "runner":
+            runner.kill()
+            runner.start()
+        else:
+            pids = machine.keepers() if victim == "keeper" else attendants(machine)
+            for pid in pids:
+                send(pid, signal.SIGKILL)
     river.ended(job, 240)
     tasks = river.job(job).tasks
     assert {task.k: task.exit_code for task in tasks} == {k: k % 3 for k in range(30)}
     assert runs(river) == {f"{job}-{k}": 1 for k in range(30)}
+
+
+@pytest.mark.parametrize("victim", ["runner", "keeper"])
+def test_one_is_killed_while_the_engine_hangs(river: DockerRiver, victim: str) -> None:
+    """Between the order to make a container and its start, wherever the engine was stopped."""
+    river.package()
+    runner = river.start_all()["n1"]
+    machine, engine = river.machines["machine-n1"], river.engines["n1"]
+    river.completed(river.contained("true", targets=["n1"]))
+    for number in range(3):
+        job = river.contained(f"{RAN}{number}; exit 7", targets=["n1"], array="0-3")
+        eventually(lambda: engine.containers(), LONG_S)
+        engine.hang(True)
+        try:
+            if victim == "runner":
+                runner.kill()
+                runner.start()
+            else:
+                for pid in machine.keepers():
+                    send(pid, signal.SIGKILL)
+                eventually(machine.keepers, LONG_S)
+        finally:
+            engine.hang(False)
+        river.ended(job, LONG_S)
+        assert {task.exit_code for task in river.job(job).tasks} == {7}
+        assert runs(river, f"ran{number}") == {f"{job}-{k}": 1 for k in range(4)}
+        eventually(lambda: engine.containers() == [], LONG_S)
 
 
 def _ended(count: int) -> Callable[[reading.Job], bool]:
@@ -342,6 +378,39 @@ def test_the_engine_is_restarted_while_a_task_runs(river: DockerRiver) -> None:
 
 
 # -- what tasks are given
+
+
+def test_a_task_in_an_environment_made_by_command(river: DockerRiver) -> None:
+    """From an image on the host to a task on a node."""
+    river.start_all()
+    river.maker.add_image("shell", "start:1")
+    river.command("docker", "create-container", "start:1", "made")
+    river.maker.cli("exec", "hakuriver-env-made", "sh", "-c", "echo by hand >/etc/mark")
+    river.command("docker", "create-tar", "made")
+    job = river.contained("cat /etc/mark", "made", targets=["n2"])
+    river.completed(job)
+    assert river.out(job) == "by hand\n"
+
+
+def test_gpus_are_given_by_their_uuids(river: DockerRiver, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    description = scratch / "gpus"
+    nvml.describe(description, *(nvml.gpu(n) for n in range(4)))
+    river.package()
+    river.start_host(docker={"host": f"unix://{river.maker.socket}"})
+    for name, value in nvml.environment(nvml.build(scratch), description).items():
+        monkeypatch.setenv(name, value)
+    # The toolkit's hook, which the engine was started with, has to be on the runner's PATH as well.
+    monkeypatch.setenv("PATH", f"{river.engines['n1'].directory}/bin:{os.environ['PATH']}")
+    river.start_node("n1")
+    eventually(lambda: len(river.node("n1")["gpus"]) == 4, LONG_S)
+    show = "echo $NVIDIA_VISIBLE_DEVICES $HAKURIVER_GPUS"
+    named, some = river.contained(show, targets=["n1::3,1"]), river.contained(show, gpus=2)
+    river.completed(named)
+    river.completed(some)
+    assert river.out(named) in (f"{nvml.uuid(1)},{nvml.uuid(3)} 1,3\n", f"{nvml.uuid(3)},{nvml.uuid(1)} 3,1\n")
+    uuids, indices = river.out(some).split()
+    assert uuids == ",".join(nvml.uuid(int(index)) for index in indices.split(","))
+    assert len(indices.split(",")) == 2
 
 
 def test_limits_are_read_back_inside(river: DockerRiver) -> None:
