@@ -81,9 +81,9 @@ class Held:
         self._attendants: dict[str, Attendant] = {}
         self.tasks: dict[str, Holding] = {}
         self.leaving: dict[str, Task] = {}  #: ended, and something of them may be left in the engine
-        self._signals: list[Holding] = []  #: to be sent when the record knows why
         self._unsafe: list[str] = []  #: of these, those whose end the record does not hold yet
         self._forgotten: set[str] = set()  #: of these, those that nobody asks for any more
+        self._signals: list[Holding] = []  #: to be sent when the record knows why
         self._hear = {
             "started": self._started, "not_started": self._not_started, "absent": self._absent,
             "changed": self._changed, "ended": self._ended,
