@@ -51,6 +51,10 @@ class Damaged(Exception):
         )
 
 
+class Stopped(Exception):
+    """The runner ends: nothing is tried again."""
+
+
 class Gone(Exception):
     """There is no such package any more, nor a newer one."""
 
@@ -138,6 +142,8 @@ class Images:
             try:
                 store = store or self._make_store()
                 job(store)
+            except Stopped:
+                return
             except Exception:
                 log.exception("a fault in the program, while images were dealt with")
 
@@ -166,8 +172,12 @@ class Images:
                 with self._lock:
                     self._problems.pop(image, None)
                 return done
-            self._stop.wait(pause)
+            self._pause(pause)
             pause = min(pause * 2, PAUSE_MOST_S)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Stopped
 
     # -- jobs of the thread that looks
 
@@ -211,7 +221,7 @@ class Images:
                     reason = f"package {package}: {error}" if isinstance(error, LoadFailed) else str(error)
                     self._tell(ImageNews(image, "failed", package, image, reason))
                     return
-            self._stop.wait(DAMAGED_PAUSE_S)
+            self._pause(DAMAGED_PAUSE_S)
 
     def _load(self, store: Store, package: str | None, image: str, wanted: str) -> tuple[str | None, str]:
         """Load a package's image, unless another runner has done so; which package's image it is in the end."""
@@ -232,7 +242,8 @@ class Images:
         if manifest.image_id != image:
             raise Damaged(manifest.name, f"its manifest names the image {manifest.image_id} instead of {image}")
         store.load(self._packages.checked(manifest), image)
-        self._remove_superseded(store, manifest.environment, image)
+        if manifest.name == self._packages.newest_name(manifest.environment):
+            self._remove_superseded(store, manifest.environment, image)
 
     def _remove_superseded(self, store: Store, environment: str, kept: str) -> None:
         """Remove the images before this one; those that are in use are tried again as other tasks come."""
@@ -262,10 +273,13 @@ class Packages:
         self._disk = disk
         self._node = node
         self._directory = directory
+        self._swept = False
+        self._sweeping = threading.Lock()
 
     @contextmanager
     def in_use(self, package: str) -> Iterator[None]:
         """Have the host leave it alone meanwhile."""
+        self.sweep()
         mark = layout.in_use(package, self._node, self._directory)
         files.publish(self._disk, mark, b"", replace=True)
         try:
@@ -274,11 +288,15 @@ class Packages:
             self._disk.remove(mark)
 
     def sweep(self) -> None:
-        """Remove this node's marks."""
-        ending = f".{self._node}.loading"
-        for name in files.names(self._disk, self._directory):
-            if name.endswith(ending) and layout.parse_package(name.removesuffix(ending)):
-                self._disk.remove(f"{self._directory}/{name}")
+        """Remove this node's marks, once, before it makes any."""
+        with self._sweeping:
+            if self._swept:
+                return
+            ending = f".{self._node}.loading"
+            for name in files.names(self._disk, self._directory):
+                if name.endswith(ending) and layout.parse_package(name.removesuffix(ending)):
+                    self._disk.remove(f"{self._directory}/{name}")
+            self._swept = True
 
     def find(self, package: str) -> Manifest | None:
         """A package's manifest; None if it is not there. Raises Damaged."""
@@ -294,16 +312,19 @@ class Packages:
     def newest(self, package: str) -> Manifest:
         """The newest package of the same environment, in place of one that is gone. Raises Gone, Damaged."""
         gone = layout.parse_package(package)
-        names = [name[:-5] for name in files.names(self._disk, self._directory) if name.endswith(".json")]
-        there = [found for name in names if (found := layout.parse_package(name))]
-        of_it = [found for found in there if gone and found.environment == gone.environment]
-        newest = max(of_it, key=lambda found: found.timestamp, default=None)
-        manifest = self.find(newest.name) if newest and newest != gone else None
+        environment = gone.environment if gone else package
+        newest = self.newest_name(environment)
+        manifest = self.find(newest) if newest and newest != package else None
         if manifest is None:
-            environment = gone.environment if gone else package
             raise Gone(f"package {package} is not there any more, and there is no other of {environment}: "
                        f"make one with `hakuriver docker create-tar {environment}`")  # fmt: skip
         return manifest
+
+    def newest_name(self, environment: str) -> str | None:
+        """Name of an environment's newest package; None if it has none."""
+        names = [name[:-5] for name in files.names(self._disk, self._directory) if name.endswith(".json")]
+        there = [found for name in names if (found := layout.parse_package(name)) and found.environment == environment]
+        return max(there, key=lambda found: found.timestamp).name if there else None
 
     def checked(self, manifest: Manifest) -> Iterator[bytes]:
         """The tarball in parts; the last one comes only if all are as the manifest says. Raises Damaged, ShareError."""

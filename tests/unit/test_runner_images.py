@@ -381,6 +381,8 @@ class Engine:
         self.loads: list[str] = []
         self.away = 0  #: so many questions are not answered
         self.full = False
+        self.used = False  #: a container uses a superseded image
+        self.removals: list[tuple[str, str]] = []  #: environments that superseded images were removed of, and for what
         self.gate = threading.Event()  #: nothing is loaded before
         self.gate.set()
         self.locks: dict[str, threading.Lock] = {}
@@ -417,7 +419,8 @@ class Store:
         self.engine.images.add(image)
 
     def remove_superseded(self, environment: str, kept: str) -> bool:
-        return True
+        self.engine.removals.append((environment, kept))
+        return not self.engine.used
 
 
 class Bench:
@@ -576,6 +579,26 @@ def test_the_newest_package_stands_in_for_one_that_is_gone(bench: Bench) -> None
     images.bring("base-17", OLD)
     done = bench.outcome(images, OLD)
     assert (done.state, done.package, done.image) == ("there", "base-19", NEW)
+
+
+def test_superseded_images_go_when_the_newest_is_loaded(bench: Bench) -> None:
+    bench.package("base-17", OLD)
+    bench.package("base-18", NEW)
+    images = bench.images()
+    images.bring("base-17", OLD)  # of a task that was sent before there was a newer one
+    bench.outcome(images, OLD)
+    assert bench.engine.removals == []
+    bench.engine.used = True
+    images.bring("base-18", NEW)
+    bench.outcome(images, NEW)
+    assert bench.engine.removals == [("base", NEW)]
+    bench.engine.used = False
+    images.bring("base-18", NEW)
+    eventually(lambda: bench.engine.removals == [("base", NEW)] * 2)
+    images.bring("base-18", NEW)
+    images.bring("base-18", NEW)
+    bench.outcome(images, NEW)
+    assert bench.engine.removals == [("base", NEW)] * 2
 
 
 def test_a_package_that_is_gone_without_another(bench: Bench) -> None:
