@@ -314,6 +314,30 @@ def test_nothing_is_handed_over_under_a_lease_that_is_about_to_end(stage: Stage)
     assert stage.keeper.began == [(name(), 1)]
 
 
+@pytest.mark.parametrize("rerunnable", [False, True])
+def test_what_waited_until_the_lease_had_run_out_may_run_elsewhere(stage: Stage, rerunnable: bool) -> None:
+    runner = stage.runner()
+    stage.turns(runner)
+    stage.host.send(starts=[start(["x"], rerunnable=rerunnable)])
+    assert runner.session is not None
+    runner.session.heart.lease_until = stage.clock() + 5.0
+    stage.turn(runner)
+    stage.clock.at += 1000.0
+    stage.turns(runner)
+    assert stage.host.endings[(JOB, None, 1)][0]["state"] == ("fenced" if rerunnable else "completed")
+    assert bool(stage.keeper.began) is not rerunnable
+
+
+def test_what_was_superseded_before_it_was_handed_over_is_not_started(stage: Stage) -> None:
+    runner = stage.runner()
+    stage.turns(runner)
+    stage.host.send(starts=[start(["x"])])
+    stage.host.send(drop=[[JOB, None, 1]])
+    stage.turns(runner)
+    assert stage.keeper.began == []
+    assert stage.host.endings[(JOB, None, 1)][0]["state"] == "fenced"
+
+
 def test_heartbeats_are_kept_for_a_minute(stage: Stage) -> None:
     runner = stage.runner()
     stage.turns(runner, 60, 2.5)
