@@ -216,9 +216,9 @@ class Container(Machine):
 
     def command(self, argv: Sequence[str]) -> list[str]:
         # The network and the user are this machine's; commands must not count as systemd's own.
-        enter = ["nsenter", f"--target={self._init()}", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--wd=/"]
+        enter = ["nsenter", f"--target={self._init()}", "--mount", "--pid", "--uts", "--ipc", "--cgroup"]
         commands = [group / "commands" for group in self._groups()]
-        return [*self._joining(commands), *enter, "env", "-i", f"PATH={PATH}", "HOME=/root", *argv]
+        return [*self._joining(commands), *enter, "env", "--chdir=/", "-i", f"PATH={PATH}", "HOME=/root", *argv]
 
     def _off(self) -> bool:
         return self._process is None or self._process.poll() is not None
