@@ -564,9 +564,39 @@ class Stage:
             link.die()
 
 
+class Descriptors:
+    """Notes what is opened by os.open, so that what a keeper leaves open when it dies can be closed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open: set[int] = set()
+        really_open, self._close = os.open, os.close
+
+        def open_(*arguments: Any, **more: Any) -> int:
+            fd = really_open(*arguments, **more)
+            self._open.add(fd)
+            return fd
+
+        monkeypatch.setattr(os, "open", open_)
+        monkeypatch.setattr(os, "close", self._closed)
+
+    def _closed(self, fd: int) -> None:
+        self._open.discard(fd)
+        self._close(fd)
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            self._close(self._open.pop())
+
+
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[World], None]:
     """Put virtual time and counted writes in the place of the real ones; call the result for each new world."""
     current: list[World] = []
+    descriptors = Descriptors(monkeypatch)
+
+    def begin(world: World) -> None:
+        descriptors.close()
+        current[:] = [world]
 
     class Book(record.Record):
         def flush(self, sync: bool) -> bool:
@@ -590,4 +620,4 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[World], None]:
     monkeypatch.setattr(Keeper, "reap", lambda self: None)
     monkeypatch.setattr(kernel, "boottime", lambda: current[0].now)
     monkeypatch.setattr("time.time", lambda: EPOCH + current[0].now)
-    return lambda world: current.__setitem__(slice(None), [world])
+    return begin

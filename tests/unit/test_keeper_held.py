@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_stage import Descriptors
 
 from hakuriver.keeper import core, held, kernel
 from hakuriver.keeper.commands import COMMANDS
@@ -123,12 +124,13 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    made = Bench(tmp_path / "keeper")
+    made, descriptors = Bench(tmp_path / "keeper"), Descriptors(monkeypatch)
     monkeypatch.setattr(kernel, "boottime", lambda: made.now)
     monkeypatch.setattr(kernel, "boot_id", lambda: made.boot)
     monkeypatch.setattr(Keeper, "reap", lambda self: None)
     monkeypatch.setattr(core, "kill_leftovers", lambda *arguments: None)
     yield made
+    descriptors.close()
 
 
 def test_nothing_is_ordered_before_the_attendant_listens(bench: Bench) -> None:
