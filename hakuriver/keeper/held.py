@@ -34,7 +34,7 @@ RESTART_S, RESTART_MOST_S = 0.1, 5.0  #: between an attendant's death and the ne
 STEADY_S = 10.0  #: one that lived that long was no failure
 HOPELESS = 3  #: attendants that died before they could be spoken to; then what none was told of waits in the queue
 REST_S, REST_MOST_S = 0.5, 10.0  #: before an engine that is away is tried again; doubled each time
-IDLE_S = 60.0  #: an attendant that is not needed for so long is ended
+IDLE_S = 300.0  #: an attendant that is not needed for so long is ended
 
 
 def name(task: Task) -> str:
