@@ -1,9 +1,10 @@
 """systemd as an engine: each attempt is a transient service, `hakuriver-task-<task>.service`.
 
 A service and not a scope: scopes refuse the sandbox properties, do not drop the user by User=, and their exit code is
-lost when whoever made them dies. A service is systemd's child. At its end `ended.sh`, run by systemd, writes how it
-ended into a file, so that it is known whoever has died meanwhile; if even that fails, systemd remembers failed units
-until they are removed. The program is started by `launch.py`, which says why User= and EnvironmentFile= do not serve.
+lost when whoever made them dies. A service is systemd's child. At its end a script (`systemd_ended.sh`), run by systemd,
+writes how it ended into a file, so that it is known whoever has died meanwhile; if even that fails, systemd remembers
+failed units until they are removed. The program is started by `systemd_launch.py`, which tells why neither User= nor
+EnvironmentFile= serves.
 
 The engine's directory, on the node's disk and nobody else's (0700):
 
@@ -24,24 +25,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from hakuriver.attendant import units
+from hakuriver.attendant import systemd_units as units
 from hakuriver.attendant.engine import Away, CannotStart
-from hakuriver.attendant.launch import Launch
-from hakuriver.attendant.units import Unit
+from hakuriver.attendant.systemd_launch import Launch
+from hakuriver.attendant.systemd_units import Unit
+from hakuriver.attendant.systemd_watch import LOOK_S, PATTERN, Watch
 
 if TYPE_CHECKING:
     from hakuriver.attendant.messages import Attend, Begin, Ended
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PATTERN = "hakuriver-task-*.service"
 CALL_S = 60.0  #: a call of systemctl or systemd-run that takes longer has failed
-LOOK_S = 0.1  #: between two looks for results
-ASK_S = 5.0  #: between two questions to systemd, whether units are there still
 END_S = 10.0  #: within which a unit has ended that was killed
 
 
@@ -58,7 +56,7 @@ class Systemd:
         self._script = f"{self.directory}/ended.sh"
         for path in (self.directory, f"{self.directory}/made", f"{self.directory}/ended"):
             os.makedirs(path, 0o700, exist_ok=True)
-        _write(self._script, resources.files("hakuriver.attendant").joinpath("ended.sh").read_bytes())
+        _write(self._script, resources.files("hakuriver.attendant").joinpath("systemd_ended.sh").read_bytes())
         self._watch = Watch(self)
         self._owners: dict[str, str] = {}  #: by name, of all that orders and `names` have told: others' are not removed
         self._known_version = 0
@@ -160,7 +158,7 @@ class Systemd:
     # -- starting
 
     def _launch(self, spec: dict[str, Any]) -> Launch:
-        """What launch.py is told. Raises CannotStart."""
+        """What the launcher is told. Raises CannotStart."""
         bind = []
         if spec.get("numa") is not None:
             bind = [spec["numactl"], f"--cpunodebind={spec['numa']}", f"--membind={spec['numa']}", "--"]
@@ -178,7 +176,7 @@ class Systemd:
         """Have systemd start the launcher. Raises Away, and then it may start yet; CannotStart: nothing is left."""
         kind = "exec" if self._version() >= 240 else "simple"
         settings = [f"--property={each}" for each in units.properties(order, unit, self._script, self._version())]
-        launcher = str(resources.files("hakuriver.attendant").joinpath("launch.py"))
+        launcher = str(resources.files("hakuriver.attendant").joinpath("systemd_launch.py"))
         command = [*units.alone(order["spec"], self._version()), sys.executable, "-I", "-S", launcher, unit.directory]
         try:
             done = self._call(
@@ -295,67 +293,6 @@ class Systemd:
 
     def _unit(self, name: str) -> Unit:
         return Unit(self.directory, name)
-
-
-class Watch:
-    """Notices the end of units: one thread looks for all results, as long as anybody waits."""
-
-    def __init__(self, engine: Systemd) -> None:
-        self._engine = engine
-        self._changed = threading.Condition()
-        self._waiting: set[str] = set()  #: names of units
-        self._gone: dict[str, dict[str, str]] = {}  #: what systemd said of units that ended without a result
-        self._runs = False
-
-    def wait(self, unit: Unit) -> dict[str, str]:
-        """Wait for a unit's end; what systemd remembers of it if there is no result."""
-        with self._changed:
-            self._waiting.add(unit.name)
-            if not self._runs:
-                self._runs = True
-                threading.Thread(target=self._look_on, daemon=True).start()
-            self._changed.wait_for(lambda: unit.name in self._gone or os.path.exists(unit.result))
-            self._waiting.discard(unit.name)
-            return self._gone.pop(unit.name, {})
-
-    def over(self, unit: Unit) -> bool:
-        """Whether it has ended, or is not there; not as far as anybody knows, if systemd does not answer."""
-        try:
-            show = self._engine.shows(unit.name).get(unit.name, {})
-        except Away:
-            return False
-        return show.get("ActiveState") not in units.ALIVE
-
-    def _look_on(self) -> None:
-        asked = time.monotonic()
-        while self._goes_on():
-            time.sleep(LOOK_S)
-            if time.monotonic() - asked >= ASK_S:
-                self._ask()
-                asked = time.monotonic()
-
-    def _goes_on(self) -> bool:
-        """Wake those whose unit has ended; whether anybody waits."""
-        ended = {f"{name}.service" for name in os.listdir(f"{self._engine.directory}/ended")}
-        with self._changed:
-            if ended & self._waiting or self._gone:
-                self._changed.notify_all()
-            self._runs = bool(self._waiting)
-            return self._runs
-
-    def _ask(self) -> None:
-        """Find units that ended without a result. Results are written before units are gone: look in that order."""
-        with self._changed:
-            waiting = set(self._waiting)
-        try:
-            shows = self._engine.shows(PATTERN)
-        except Away:
-            return  # systemd is being exchanged, or worse; results come all the same
-        ended = {f"{name}.service" for name in os.listdir(f"{self._engine.directory}/ended")}
-        with self._changed:
-            for name in waiting - ended:
-                if shows.get(name, {}).get("ActiveState") not in units.ALIVE:
-                    self._gone[name] = shows.get(name, {})
 
 
 def _user(name: str) -> list[int]:

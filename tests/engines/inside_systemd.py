@@ -258,7 +258,8 @@ def check_memory() -> None:
 
 def check_killing_a_tree() -> None:
     bench = Bench("tree")
-    tree = "trap : TERM; (trap '' TERM; sleep 1000; :) & (sleep 1000; :) & sleep 1000; echo survived; while :; do sleep 1000; done"
+    tree = "trap : TERM; (trap '' TERM; sleep 1000; :) & (sleep 1000; :) & sleep 1000; echo survived; "
+    tree += "while :; do sleep 1000; done"  # or it could exit when KILL has ended another before it
     order = bench.begin("sh", "-c", f"{tree}")
     pids = wait_for(lambda: found if len(found := in_unit(order)) == 6 else None, "six processes")
     bench.engine.signal(order["name"], signal.SIGTERM)

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from hakuriver.attendant import launch, units
-from hakuriver.attendant.launch import Launch
-from hakuriver.attendant.units import Unit
+from hakuriver.attendant import systemd_launch as launch
+from hakuriver.attendant import systemd_units as units
+from hakuriver.attendant.systemd_launch import Launch
+from hakuriver.attendant.systemd_units import Unit
 
 UNIT = Unit("/var/state", "hakuriver-task-7")
-ENDED = Path(units.__file__).with_name("ended.sh")
+ENDED = Path(units.__file__).with_name("systemd_ended.sh")
 
 V2 = """\
 service_result oom-kill

@@ -1,6 +1,6 @@
-# ended.sh DIRECTORY UNIT RESULT: writes down how a unit ended and what it used. systemd runs it, as root, after the
-# last process of the unit, with SERVICE_RESULT, EXIT_CODE and EXIT_STATUS (systemd.exec(5)); the unit's cgroups still
-# stand. It starts few programs, as it runs within the task's limit of memory.
+# systemd_ended.sh DIRECTORY UNIT RESULT: writes down how a unit ended and what it used. systemd runs it, as root, after
+# the last process of the unit, with SERVICE_RESULT, EXIT_CODE and EXIT_STATUS (systemd.exec(5)); the unit's cgroups
+# still stand. It starts few programs, as it runs within the task's limit of memory.
 trap '' TERM
 exec 2>/dev/null
 cd "$1" || exit 0  # nobody wants to know

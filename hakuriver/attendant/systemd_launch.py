@@ -1,4 +1,4 @@
-"""Becomes a task's program, inside of its unit: `launch.py DIRECTORY`. systemd starts it as root.
+"""Becomes a task's program, inside of its unit: `systemd_launch.py DIRECTORY`. systemd starts it as root.
 
 It reads DIRECTORY/launch, notes in `begun` when it did, takes the user's rights and becomes the program. A reader of
 the pipe `told` sees its end when the program runs, and before it a line `CODE TEXT` if it cannot. systemd's own User=
