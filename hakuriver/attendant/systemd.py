@@ -1,7 +1,7 @@
 """systemd as an engine: each attempt is a transient service, `hakuriver-task-<task>.service`.
 
 A service and not a scope: scopes refuse the sandbox properties, do not drop the user by User=, and their exit code is
-lost when whoever made them dies. A service is systemd's child. At its end a script (`systemd_ended.sh`), run by systemd,
+lost when whoever made them dies. A service is a child of systemd. At its end a script (`systemd_ended.sh`), run by it,
 writes how it ended into a file, so that it is known whoever has died meanwhile; if even that fails, systemd remembers
 failed units until they are removed. The program is started by `systemd_launch.py`, which tells why neither User= nor
 EnvironmentFile= serves.
