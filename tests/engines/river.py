@@ -53,7 +53,10 @@ class DockerRiver(Cluster):
     def start_all(self, cores: int = 4) -> dict[str, Daemon]:
         """Start the host, and a runner for each engine."""
         self.start_host(docker={"host": f"unix://{self.maker.socket}"})
-        return {node: self.start_node(node, cores) for node in self.engines}
+        started = {node: self.node_daemon(node, cores).start() for node in self.engines}
+        for node in started:
+            self.ready(node)
+        return started
 
     def node_daemon(self, node: str, cores: int = 4, **sections: Any) -> Daemon:
         """The runner of a node with its engine, not started."""
@@ -61,11 +64,15 @@ class DockerRiver(Cluster):
         return self.runner(node, f"machine-{node}", cores, docker=docker, **sections)
 
     def start_node(self, node: str, cores: int = 4, **sections: Any) -> Daemon:
-        """Start a node's runner, and wait until it is online and its engine is there for tasks."""
+        """Start a node's runner and wait until it is ready."""
         daemon = self.node_daemon(node, cores, **sections).start()
+        self.ready(node)
+        return daemon
+
+    def ready(self, node: str) -> None:
+        """Wait until a node is online and its engine is there for tasks."""
         self.online(node)
         eventually(lambda: self.has_docker(node), PATIENCE_S, f"docker on {node}")
-        return daemon
 
     def has_docker(self, node: str) -> bool:
         """Whether the host knows that the node can run containers now."""
