@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 #: How each unit is printed.
-_DIGITS = {"ms": 1, "s": 2, "/s": 0, "MB": 1, "x": 2, "%": 1}
+_DIGITS = {"ms": 1, "s": 2, "/s": 0, "MB": 1, "x": 2, "%": 1, "times": 0}
 
 
 @dataclass
