@@ -59,7 +59,8 @@ def package(it: River, engine: Dockerd) -> None:
 def loads_for_waiting(it: River, engine: Dockerd) -> int:
     """Submit tasks that wait for their environment, and count how often it was loaded by the time they are over."""
     # Listened to all along: an engine remembers its last 256 events only.
-    listen = ["docker", "--host", f"unix://{engine.socket}", "events", "--filter", "type=image", "--filter", "event=load"]
+    only = ["--filter", "type=image", "--filter", "event=load"]
+    listen = ["docker", "--host", f"unix://{engine.socket}", "events", *only]
     with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as listener:
         time.sleep(LISTENING_S)
         it.wait(it.submit("--container", ENVIRONMENT, "--array", f"0-{WAITING - 1}", "--", "true"))
