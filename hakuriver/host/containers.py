@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hakuriver.host.checking import problem
-from hakuriver.spool.layout import environment_container, environment_image
+from hakuriver.spool.layout import IMAGE_COMMENT, environment_container, environment_image
 
 if TYPE_CHECKING:
     import docker
@@ -29,8 +29,6 @@ PART = 2 << 20
 OWNER, KIND, ENVIRONMENT = "hakuriver.owner", "hakuriver.kind", "hakuriver.environment"
 #: Begins the names of images that are ours: no registry is ever asked for one, whoever has taken the name there.
 OUR_IMAGES = "hakuriver/"
-#: A committed image's comment: unlike labels it is not inherited by images that people build from it.
-COMMENT = "environment of HakuRiver"
 #: Waits for ever in any image with a shell: not all know `sleep infinity`, and `sleep` as process 1 hears no TERM.
 IDLE = ["sh", "-c", "trap 'exit 0' TERM INT QUIT HUP; while :; do sleep 3600 & wait $!; done"]
 
@@ -263,7 +261,7 @@ class Engine:
         changes += [f"LABEL {key}={value}" for key, value in self.labels(environment).items()]
         repository, _, version = tag.rpartition(":")
         with self._patiently(), self.told():
-            return found.commit(repository, version, pause=True, message=COMMENT, changes=changes)
+            return found.commit(repository, version, pause=True, message=IMAGE_COMMENT, changes=changes)
 
     def _refuse_foreign(self, environment: str, tag: str) -> None:
         """The tag would be taken from an image that somebody else has given it."""
@@ -292,7 +290,7 @@ class Engine:
         labels = [f"{key}={value}" for key, value in self.labels(environment).items()]
         with contextlib.suppress(Cannot), self.told():
             for image in self._docker.images.list(filters={"dangling": True, "label": labels}):
-                if image.attrs.get("Comment") == COMMENT and image.id not in keep:
+                if image.attrs.get("Comment") == IMAGE_COMMENT and image.id not in keep:
                     with contextlib.suppress(self._errors.APIError):  # a container or another image needs it
                         self._docker.api.remove_image(str(image.id))
 
