@@ -218,7 +218,8 @@ def test_program_gets_what_was_asked_for(tmp_path: Path) -> None:
     assert {"A=b=c", "PATH=/usr/bin:/bin", "PWD=/usr"} >= {
         line for line in lines if not line.startswith(("_=", "Sig", "$", "SHLVL", "OLDPWD"))
     }
-    assert int(lines[-2].split()[1], 16) == 0
+    # 32 and 33 are the C library's own: nobody can set them, and whoever runs the tests may have them ignored.
+    assert int(lines[-2].split()[1], 16) & ~(0b11 << 31) == 0
     assert len((tmp_path / "begun").read_text().split()) == 2
 
 
