@@ -95,7 +95,7 @@ class Looker:
         )
 
     def _there(self) -> dict[str, bool]:
-        docker = os.path.exists(self._socket) or on_path("dockerd") or on_path("docker")
+        docker = os.path.exists(self._socket) or on_path("dockerd")  # the client alone may be for other machines
         return {"docker": docker, "systemd": not self._systemd.trouble}
 
     def _missing(self) -> dict[str, str]:

@@ -329,7 +329,7 @@ def test_the_lookout_sees_an_engine_that_comes(short: Path, monkeypatch: pytest.
     from hakuriver.runner import machine
 
     monkeypatch.setattr(machine, "LOOK_S", 0.02)
-    program(bare, "docker")
+    program(bare, "dockerd")
     lookout = machine.Lookout(settings(short / "docker.sock", resources={"cores": 3}))
     lookout.start()
     before = lookout.machine()
