@@ -285,6 +285,7 @@ class Systemd:
         """Call systemd-run or systemctl with root's rights. Raises Away."""
         argv = (argv[0], "--no-ask-password", *argv[1:])
         done = _call([*(["sudo", "-n"] if os.geteuid() else []), *argv])
+        done.stderr = units.without_warnings(done.stderr)
         if done.returncode and (denied := units.why_denied(done.stderr)):
             raise Denied(denied)
         if done.returncode and (away := units.why_away(done.stderr)):

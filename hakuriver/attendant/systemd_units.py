@@ -22,6 +22,8 @@ DESCRIPTION_MAX = 200
 CLD_EXITED = 1
 #: Results that exit code, signal or the count of kills for memory tell as well.
 PLAIN_RESULTS = frozenset({"success", "exit-code", "signal", "core-dump", "oom-kill", ""})
+#: What sudo says though it goes on, before whatever else is said.
+WARNING = "sudo: unable to resolve host "
 #: What sudo and systemd say to those who may not, and if there is no systemd to speak of.
 DENIED = ("sudo:", "Sorry, user", "Access denied", "authentication required")
 AWAY = ("not been booted with systemd", "Failed to connect to bus", "Connection", "Transport endpoint")
@@ -85,6 +87,11 @@ def alone(spec: dict[str, Any], version: int) -> list[str]:
         return []
     unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     return ["/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh", *unshare]
+
+
+def without_warnings(said: str) -> str:
+    """What was said but for what sudo says of the machine's name, which keeps nothing from being done."""
+    return "".join(line for line in said.splitlines(keepends=True) if not line.startswith(WARNING))
 
 
 def why_denied(said: str) -> str:

@@ -53,7 +53,8 @@ def up(shared_dir: str, nodes: int | None, cores: int | None) -> int:
     """Run a cluster of this machine alone: a host and N runners, with a view of what they do. Ctrl-C stops it.
 
     Tasks that run when it is stopped go on under their keepers; started again, it goes on where it was. A daemon
-    that dies is started again.
+    that dies is started again. Tasks that do not say how are plain processes, unless the configuration has
+    scheduling.executor.
 
     \b
     Example:
@@ -148,7 +149,7 @@ def _child(
     state = os.path.join(base, name)
     os.makedirs(state, mode=0o700, exist_ok=True)
     paths = {**table.get("paths", {}), "shared_dir": river.root, "state_dir": state}
-    scheduling = {**table.get("scheduling", {}), "executor": "process"}
+    scheduling = {"executor": "process", **table.get("scheduling", {})}
     own = {**table, "paths": paths, "scheduling": scheduling, **more}
     parse(own, f"the configuration of {name}")
     path = os.path.join(state, "config.toml")

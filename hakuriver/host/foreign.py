@@ -13,13 +13,14 @@ class Foreign:
     """Remembers which GPUs were held lately. A heartbeat is judged when it is read, and holds until the next."""
 
     def __init__(self) -> None:
-        self._held_at: dict[tuple[str, int], float] = {}
+        self._held_at: dict[str, float] = {}  #: by UUID
         self._found: dict[str, frozenset[int]] = {}
 
     def note(self, node: Node, now: float) -> None:
         """Look which GPUs are held, or were since the last look. `now`: CLOCK_BOOTTIME, seconds."""
         for gpu in node.gpus_lately | node.gpus_held.keys():
-            self._held_at[node.name, gpu] = now
+            if gpu in node.gpu_uuids:
+                self._held_at[node.gpu_uuids[gpu]] = now
         node.gpus_lately.clear()
 
     def hear(self, node: Node, heartbeat: Heartbeat, now: float) -> None:
@@ -27,7 +28,7 @@ class Foreign:
         used = (load.index for load in heartbeat.load.gpus if load.processes)
         never = float("-inf")
         self._found[node.name] = frozenset(
-            gpu for gpu in used if now - self._held_at.get((node.name, gpu), never) > LINGER_S
+            gpu for gpu in used if now - self._held_at.get(node.gpu_uuids.get(gpu, ""), never) > LINGER_S
         )
 
     def of(self, node: Node) -> frozenset[int]:

@@ -6,7 +6,7 @@ operation. The daemon around it stands in `daemon.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from hakuriver.host import answers, checking, journal, planning, sending
@@ -18,7 +18,7 @@ from hakuriver.host.housekeeping import Housekeeping
 from hakuriver.host.journal import Journal, NotYet, Superseded
 from hakuriver.host.liveness import Liveness
 from hakuriver.host.noderows import node_row
-from hakuriver.host.nodes import Node
+from hakuriver.host.nodes import Node, gpu_holders
 from hakuriver.host.packages import Packages
 from hakuriver.host.recovery import left_over, recover
 from hakuriver.host.requests import Order
@@ -307,7 +307,8 @@ class Host:
             self._send_to(node, placements.get(node.name, []))
 
     def _plan(self) -> planning.Plan:
-        rooms = [self._room(n) for n in sorted(self.state.nodes.values(), key=lambda n: n.name) if self._usable(n)]
+        nodes, holders = sorted(self.state.nodes.values(), key=lambda n: n.name), gpu_holders(self.state.nodes.values())
+        rooms = [self._room(node, holders) for node in nodes if self._usable(node)]
         if any("docker" in node.executors for node in self.state.nodes.values()):
             self.packages.look(self.boottime())
         self._rules.river = self.river()
@@ -343,12 +344,12 @@ class Host:
         reads = node.description.get("reads", ())
         return not (node.draining or self.hearing.offline(node.name)) and FORMAT in reads
 
-    def _room(self, node: Node) -> planning.Room:
+    def _room(self, node: Node, holders: Mapping[str, tuple[str, int]]) -> planning.Room:
         return planning.Room(
             node.name, node.cores - node.cores_held, node.memory_bytes - node.memory_held, node.cores,
             node.memory_bytes, len(node.held), node.offer._replace(away=self.away(node.name)),
             *self.ahead.allowance(node.name, self.boottime()),
-            set(node.offer.gpus - node.gpus_held.keys()), self.foreign.of(node),
+            set(node.offer.gpus - node.gpus_taken(holders).keys()), self.foreign.of(node), gpu_uuids=node.gpu_uuids,
         )  # fmt: skip
 
     def _long_waiting(self, shape: Any) -> bool:
@@ -486,11 +487,11 @@ class Host:
 
     def nodes_index(self) -> dict[str, Any]:
         """Every node as it stands: records.NodesIndex."""
-        baton = self.journal.baton
+        baton, holders = self.journal.baton, gpu_holders(self.state.nodes.values())
         return {
             "format": FORMAT, "at": self.now(), "host": self.host_id, "term": baton.term, "seq": baton.seq,
             "cut_off": self.liveness.cut_off, "rules": self._rules_told(),
-            "nodes": [self._node_row(node) for _, node in sorted(self.state.nodes.items())],
+            "nodes": [self._node_row(node, holders) for _, node in sorted(self.state.nodes.items())],
         }  # fmt: skip
 
     def _rules_told(self) -> dict[str, Any]:
@@ -507,7 +508,8 @@ class Host:
             return "offline"
         return "draining" if node.draining else "online"
 
-    def _node_row(self, node: Node) -> dict[str, Any]:
-        holders = {gpu: task_name(job, self.state.jobs[job].wire_k(k)) for gpu, (job, k) in node.gpus_held.items()}
+    def _node_row(self, node: Node, holders: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+        taken = node.gpus_taken(holders)
+        tasks = {gpu: task_name(job, self.state.jobs[job].wire_k(k)) for gpu, (job, k) in taken.items()}
         seen = self.hearing.seen.get(node.name)
-        return node_row(node, self._state_of(node), seen, holders, self.foreign.of(node))
+        return node_row(node, self._state_of(node), seen, tasks, self.foreign.of(node) - taken.keys())

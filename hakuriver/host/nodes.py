@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +16,11 @@ class Held(NamedTuple):
     cores: int = 0
     memory_bytes: int = 0
     gpus: tuple[int, ...] = ()  #: indices
+
+
+def gpu_holders(nodes: Iterable[Node]) -> dict[str, tuple[str, int]]:
+    """GPUs that tasks hold, by their UUIDs -> (job, k)."""
+    return {node.gpu_uuids[gpu]: key for node in nodes for gpu, key in node.gpus_held.items() if gpu in node.gpu_uuids}
 
 
 class Node:
@@ -56,6 +62,11 @@ class Node:
             # Two may hold one GPU: a task that was given up as lost, and returned when another had got it.
             self.gpus_held = {gpu: other for other, held in self.held.items() for gpu in held.gpus}
 
+    def gpus_taken(self, holders: Mapping[str, tuple[str, int]]) -> dict[int, tuple[str, int]]:
+        """Its GPUs that tasks hold -> (job, k): its own tasks, or by `gpu_holders` those of another node."""
+        elsewhere = {gpu: holders[uuid] for gpu, uuid in self.gpu_uuids.items() if uuid in holders}
+        return {**elsewhere, **self.gpus_held}
+
     def release_all(self) -> None:
         """Hold nothing."""
         self.held.clear()
@@ -66,6 +77,7 @@ class Node:
         """Its runner has started: records.NodeDescription."""
         self.epoch, self.description = epoch, description
         self.__dict__.pop("offer", None)
+        self.__dict__.pop("gpu_uuids", None)
 
     @property
     def cores(self) -> int:
@@ -88,6 +100,11 @@ class Node:
             frozenset(gpu["index"] for gpu in told.get("gpus", ())),
             cannot=told.get("cannot", {}),
         )
+
+    @cached_property
+    def gpu_uuids(self) -> dict[int, str]:
+        """Its GPUs as everybody knows them: several runners of one machine may tell of the same."""
+        return {gpu["index"]: gpu["uuid"] for gpu in self.description.get("gpus", ())}
 
     @property
     def executors(self) -> frozenset[str]:

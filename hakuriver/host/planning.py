@@ -10,7 +10,7 @@ Nor are tasks with GPUs: each GPU is held by one task, which is chosen here.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -41,6 +41,7 @@ class Room:
     gpus: set[int] = field(default_factory=set)  #: no task holds them
     foreign: frozenset[int] = frozenset()  #: somebody else uses them: for those who name them
     kept: bool = False  #: for a task that has waited long
+    gpu_uuids: Mapping[int, str] = field(default_factory=dict)  #: of GPUs that other rooms may have as well
 
     def fits(self, shape: Shape, job: str, ahead: bool) -> bool:
         """Whether one more task of this shape and job has room here; `ahead`: or may be sent in advance."""
@@ -137,6 +138,7 @@ def plan(
                 _keep_room(shape, fits_in)
             continue
         gpus = room.take(shape)
+        _take_elsewhere(rooms, {room.gpu_uuids.get(gpu, "") for gpu in gpus})
         if rules.shares:
             rules.shares.spend(shape)
         result.placed.add(shape)
@@ -147,6 +149,13 @@ def plan(
         if cursor.advance():
             heapq.heappush(heap, (cursor.lot.rank, shape))
     return result
+
+
+def _take_elsewhere(rooms: Iterable[Room], uuids: Collection[str]) -> None:
+    """GPUs that were taken in one room are free in none: several runners of a machine may offer the same."""
+    if uuids:
+        for room in rooms:
+            room.gpus.difference_update([gpu for gpu in room.gpus if room.gpu_uuids.get(gpu) in uuids])
 
 
 class _Cursor:

@@ -12,11 +12,12 @@ import jsonschema
 import pytest
 from riverfiles import GIB, RiverFiles, answered, job_row, node_row, refusal, row
 
-from hakuriver import client
-from hakuriver.cli import run, submit, task_control
+from hakuriver import client, config
+from hakuriver.cli import run, submit, task_control, up
 from hakuriver.cli.schema import SCHEMAS, json_schema
 from hakuriver.host import checking
 from hakuriver.records import GpuRow, JobSpec, RulesTold
+from hakuriver.spool.access import Share
 
 A = "16999999990001111234"
 B = "17000000000002225678"
@@ -549,3 +550,10 @@ def test_text_may_stand_for_sizes_and_times(hakuriver: Hakuriver) -> None:
     jsonschema.validate({"command": ["x"], "memory": "4G", "time_limit": "2h"}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"command": ["x"], "memory": []}, schema)
+
+
+@pytest.mark.parametrize(("given", "executor"), [({}, "process"), ({"executor": "systemd"}, "systemd")])
+def test_up_runs_plain_processes_unless_told_otherwise(scratch: Path, given: dict[str, str], executor: str) -> None:
+    up._child("host", ["host"], Share(str(scratch / "river")), str(scratch), {"scheduling": given}, {})
+    written = config.read_table(str(scratch / "host" / "config.toml"))
+    assert written["scheduling"] == {"executor": executor}

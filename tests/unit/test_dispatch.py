@@ -304,6 +304,19 @@ def test_a_gpu_that_others_use_is_avoided_unless_it_is_named(river: River) -> No
     assert river.started() == [("n1", "docker", (0,), "hakuriver-base-7")]
 
 
+def test_a_gpu_that_two_nodes_tell_of_is_held_once(river: River) -> None:
+    river.node("twin", 0, 1)
+    jobs = [river.ask(gpus=2).ids[0] for _ in range(2)]
+    assert river.started() == [("n1", "docker", (0, 1), "hakuriver-base-7")]
+    river.beat("twin", used=(0, 1))
+    twin = next(row for row in river.index().nodes if row.node == "twin")
+    assert [(gpu.task, gpu.foreign) for gpu in twin.gpus] == [(jobs[0], False)] * 2
+    river.ask(targets=["twin::1"])
+    assert river.started() == []
+    river.end(jobs[0])
+    assert [gpus for _, _, gpus, _ in river.started()] == [(0, 1)]
+
+
 def test_what_is_left_of_a_task_is_not_foreign_for_a_while(river: River) -> None:
     job = river.ask(gpus=1).ids[0]
     river.beat("n1", used=(0,))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hakuriver.attendant import systemd
 from hakuriver.attendant import systemd_launch as launch
 from hakuriver.attendant import systemd_units as units
 from hakuriver.attendant.systemd_launch import Launch
@@ -151,6 +152,19 @@ def test_why_systemd_is_not_to_be_had() -> None:
     assert units.why_away(booted + "Failed to connect to bus: Host is down\n") == (
         "systemd cannot be reached (Failed to connect to bus: Host is down)"
     )
+
+
+def test_sudo_that_only_warns_has_refused_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sudo = tmp_path / "sudo"
+    sudo.write_text(
+        "#!/bin/sh\necho 'sudo: unable to resolve host n1: Name or service not known' >&2\n"
+        "echo 'Failed to kill unit x.service: Unit x.service not loaded.' >&2\nexit 1\n"
+    )
+    sudo.chmod(0o755)
+    monkeypatch.setattr(systemd, "PATH", f"{tmp_path}:{systemd.PATH}")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = systemd.Systemd(str(tmp_path / "engine"))._kill(Unit(str(tmp_path), "x"), signal.SIGTERM)
+    assert (done.returncode, done.stderr) == (1, "Failed to kill unit x.service: Unit x.service not loaded.\n")
 
 
 # -- the last script
