@@ -535,8 +535,24 @@ def test_network_that_is_missing(stage: Stage) -> None:
 
 
 def test_what_is_not_known_is_told_in_the_engines_words(stage: Stage) -> None:
-    refused = stage.refusal(stage.order("true", memory=4096))
-    assert (refused.code, refused.text) == (125, "Docker: Minimum memory limit allowed is 6MB")
+    refused = stage.refusal(stage.order("true", binds=["/etc:/proc:ro"]))
+    assert refused.code == 125
+    assert refused.text.startswith('Docker: error mounting "/etc" to rootfs at "/proc"')
+
+
+def test_less_memory_than_docker_allows(stage: Stage) -> None:
+    refused = stage.refusal(stage.order("true", memory=6_000_000))
+    assert (refused.code, refused.text[-15:]) == (125, "for 6Mi or more")
+
+
+def test_arguments_that_are_too_long(stage: Stage) -> None:
+    ended = stage.run(order := stage.order("true", "x" * 131_072))
+    assert ended["exit_code"]
+    assert ended["text"].startswith("Arguments and environment are longer than Linux passes to a program")
+    stage.docker._without_init.add(order["spec"]["socket"])
+    ended = stage.run(stage.order("true", "x" * 131_072))
+    assert ended["text"].startswith("Arguments and environment are longer than Linux passes to a program")
+    assert stage.run(stage.order("true", "x" * 131_071))["exit_code"] == 0
 
 
 def test_gpus_without_nvidias_toolkit_and_a_full_disk(scratch: Path) -> None:
