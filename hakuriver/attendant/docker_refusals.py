@@ -44,6 +44,11 @@ KNOWN: list[tuple[str, int, str]] = [
         "{what} cannot be executed: {why} (is it, or its interpreter, made for this machine and image?)",
     ),
     (
+        r"^task \S+: already exists",
+        ENGINE,
+        "The node's Docker engine died as it started the container, and something is left of that: requeue the task",
+    ),
+    (
         r"^No such image: (?P<what>\S+)",
         ENGINE,
         "The image {what} is not in the node's Docker engine any more: somebody has removed it (docker rmi, docker "

@@ -209,6 +209,7 @@ RUNC = (
             125,
             "The memory limit is lower than the node's Docker engine allows: ",
         ),
+        ("task 19cda2a6d5e1bc05: already exists: unknown", 125, "The node's Docker engine died as it started the"),
         ("container name is odd", 125, "Docker: container name is odd"),
     ],
 )
