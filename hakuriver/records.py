@@ -236,9 +236,10 @@ class EnvironmentRequest(DoorModel):
     format: Literal[1] = 1
     id: JobId | None = None
     environment: str = Field(description="a-z, 0-9, '.', '_' and '-', at most 63; delete-tar: also <env>-<timestamp>.")
-    image: Annotated[str, StringConstraints(pattern=IMAGE_NAME)] | None = Field(
-        None, max_length=255, description="create-container: the image to begin with, as python:3.12-slim."
-    )
+    image: str | None = Field(
+        None, max_length=255, description="create-container: the image to begin with, as python:3.12-slim.",
+        json_schema_extra={"pattern": IMAGE_NAME},
+    )  # fmt: skip
 
     @field_validator("environment")
     @classmethod
@@ -246,6 +247,13 @@ class EnvironmentRequest(DoorModel):
         package = info.data.get("request") == "delete-tar" and parse_package(value)
         if not package and not ENVIRONMENT_NAME.fullmatch(value):
             raise ValueError(f"{value!r} is no environment's name: a-z, 0-9, '.', '_' and '-', at most 63")
+        return value
+
+    @field_validator("image")
+    @classmethod
+    def _of_an_image(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(IMAGE_NAME, value):
+            raise ValueError("it is no image's name: letters, digits and _ : @ / - between them, and single dots")
         return value
 
     @model_validator(mode="after")

@@ -13,6 +13,8 @@ from hakuriver.spool.layout import NODE_NAME
 
 #: What a job names as its container if it wants none, though a default may be set.
 NO_CONTAINER = "NULL"
+#: Where containers see the share's data and the node's temporary directory.
+SHARED, LOCAL_TEMP = "/shared", "/local_temp"
 #: Executors that run a command without a container.
 WITHOUT_CONTAINER = ("systemd", "process")
 
@@ -72,6 +74,9 @@ def parse_mount(text: str) -> Mount:
         raise ValueError(f"{text!r} is no mount: write /on/the/node:/in/the/container, and :ro after it for read only")
     if ".." in parts[0].split("/") + parts[1].split("/") or parts[1].rstrip("/") == "":
         raise ValueError(f"{text!r} is no mount: no .. in it, and not over the whole of the container")
+    if parts[1].rstrip("/") in (SHARED, LOCAL_TEMP):
+        taken = f"something else is mounted at {parts[1].rstrip('/')} already; choose another place"
+        raise ValueError(f"{text!r} cannot be mounted: {taken}")
     return Mount(parts[0], parts[1], mode == "ro")
 
 

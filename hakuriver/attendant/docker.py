@@ -23,7 +23,7 @@ from hakuriver.attendant import docker_output
 from hakuriver.attendant.docker_connections import Client, Connections
 from hakuriver.attendant.docker_output import Output
 from hakuriver.attendant.docker_refusals import ENGINE, lacks_init, not_executed, refusal
-from hakuriver.attendant.engine import Away, CannotStart
+from hakuriver.attendant.engine import Away, CannotStart, Doubtful
 from hakuriver.attendant.usage import Usage
 
 if TYPE_CHECKING:
@@ -104,11 +104,15 @@ class Docker:
         name = order["name"]
         with self._connections.to(self._note(order)) as client:
             stream = client.attach(name, stdout=True, stderr=True, stream=True, demux=True)
-            try:
+        try:
+            with self._connections.to(order["spec"]["socket"]) as client:
                 client.start(name)
-            except BaseException:
-                _close(stream)
-                raise
+        except BaseException as error:
+            _close(stream)
+            if isinstance(error, Away):
+                # An engine that dies in a start may say that it was never started, though it ran.
+                raise Doubtful(str(error)) from error
+            raise
         self._outputs[name] = made = self._output(order)
         made.live(stream, lambda: _close(stream))
 
@@ -131,9 +135,10 @@ class Docker:
         restarted = False
         while True:
             try:
+                missed = restarted and not self._runs(order)
                 self._wait(order)
                 collected.finish()
-                return self._ending(order, collected, restarted)
+                return self._ending(order, collected, restarted, missed)
             except Away:
                 restarted = True
                 collected.doubt()
@@ -154,7 +159,8 @@ class Docker:
         found = self._inspect(order)
         return found is not None and found["State"]["Running"]
 
-    def _ending(self, order: Begin | Attend, collected: Output, restarted: bool) -> Ended:
+    def _ending(self, order: Begin | Attend, collected: Output, restarted: bool, missed: bool) -> Ended:
+        """`restarted`: the engine was away meanwhile; `missed`: and was not there when it ended."""
         found = self._inspect(order)
         state: dict[str, Any] = found["State"] if found else {"Error": "The container was removed by somebody"}
         code: int | None = state.get("ExitCode")
@@ -163,6 +169,8 @@ class Docker:
         text = state["Error"] or not_executed(_small(order["err"]), code)
         if restarted and code and code > SIGNALLED:
             text = text or "The node's Docker engine went away while it ran; its restart ends what runs in it"
+        elif missed:
+            collected.note_lost()
         return {
             "ev": "ended", "name": order["name"], "exit_code": code, "signal": None,
             "oom": bool(state.get("OOMKilled") and code), "text": "; ".join(filter(None, (text, collected.problem))),

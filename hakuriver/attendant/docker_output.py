@@ -7,7 +7,8 @@ as the file has already.
 BUGS: taken from the log, a line is seen when it is complete (or 16 KiB of it). If the log has become so long that the
 engine may have dropped its beginning (LOG_BYTES), nobody can tell where to go on: then it goes on from the time that
 the files were last changed, and says so in the .err file. What an engine had read and not yet written to its log when
-it was killed is lost.
+it was killed is lost. So is what a container writes while there is no engine, if it ends before there is one again;
+that is said in the .err file.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ FULL_S, FULL_RETRY_S = 60.0, 0.5
 MISSING = (
     b"\n[hakuriver: the log of this container grew too long while nobody read it: "
     b"some of the output may be missing from here on, or be there twice]\n"
+)
+LOST = (
+    b"\n[hakuriver: this container ended while the node's Docker engine was away: "
+    b"what it wrote meanwhile may be missing]\n"
 )
 #: Both streams, in the order of their files.
 STREAMS = ("stdout", "stderr")
@@ -102,6 +107,10 @@ class Output:
         self._abandon()
         if not self._whole:
             self._catch_up(self._round, follow=False)
+
+    def note_lost(self) -> None:
+        """Say that the engine was not there to keep what was written last."""
+        self._write(1, LOST, self._round)
 
     def _abandon(self) -> None:
         with self._writing:

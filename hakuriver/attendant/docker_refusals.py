@@ -19,6 +19,12 @@ PREAMBLE = re.compile(
     r"|error during container init: |process_linux\.go:\d+: container init caused: )+"
 )
 
+#: A single one may have 128 KiB with its end, all together a quarter of the stack's limit (execve(2)).
+TOO_LONG = (
+    "Arguments and environment are longer than Linux passes to a program (each 131,071 bytes at most): put what is "
+    "long into a file"
+)
+
 #: What it says -> the exit code, and what to tell. The first that is found holds.
 KNOWN: list[tuple[str, int, str]] = [
     (r'^exec: "(?P<what>.*?)": executable file not found', NO_PROGRAM, "There is no program {what} in the container"),
@@ -38,6 +44,11 @@ KNOWN: list[tuple[str, int, str]] = [
         "{what} cannot be executed: {why} (is it, or its interpreter, made for this machine and image?)",
     ),
     (
+        r"^task \S+: already exists",
+        ENGINE,
+        "The node's Docker engine died as it started the container, and something is left of that: requeue the task",
+    ),
+    (
         r"^No such image: (?P<what>\S+)",
         ENGINE,
         "The image {what} is not in the node's Docker engine any more: somebody has removed it (docker rmi, docker "
@@ -53,6 +64,11 @@ KNOWN: list[tuple[str, int, str]] = [
         ENGINE,
         "No space left on the disk of the node's Docker engine: free some (`docker system df` shows what takes it) and "
         "requeue the task",
+    ),
+    (
+        r"^Minimum memory limit allowed is (?P<what>\d+)MB",
+        ENGINE,
+        "The memory limit is lower than the node's Docker engine allows: ask for {what}Mi or more",
     ),
     (
         r"could not select device driver",
@@ -101,6 +117,8 @@ def lacks_init(text: str) -> bool:
 
 def not_executed(err: bytes, code: int | None) -> str:
     """What to tell of one that ended with `code` and wrote nothing but `err`, if docker-init could not execute it."""
+    if code and re.fullmatch(rb"exec [^\n]*: argument list too long\n", err):  # runc, in the container's name
+        return TOO_LONG
     found = re.fullmatch(rb"\[FATAL tini \(\d+\)\] exec (.*) failed: (.*)\n", err, re.DOTALL)
     if not code or found is None:
         return ""

@@ -15,6 +15,10 @@ class Away(Exception):
     """The engine cannot be reached: {why}. Trying again later may help."""
 
 
+class Doubtful(Away):
+    """The engine went away while it started something: it may have run, though the engine knows of no start."""
+
+
 class CannotStart(Exception):
     """It cannot be started: {text}."""
 
@@ -37,7 +41,7 @@ class Engine(Protocol):
         """Make it without starting anything. Raises CannotStart."""
 
     def start(self, order: Begin) -> None:
-        """Start what was made; output is collected from its first byte on. Raises CannotStart."""
+        """Start what was made; output is collected from its first byte on. Raises CannotStart, Doubtful."""
 
     def attend(self, order: Begin | Attend) -> tuple[int | None, float]:
         """Its pid and when it started (since 1970); its output is collected from where it ended, if it is not already.

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hakuriver.attendant.engine import Away, CannotStart
+from hakuriver.attendant.engine import Away, CannotStart, Doubtful
 
 if TYPE_CHECKING:
     from hakuriver.attendant.engine import Engine
@@ -157,6 +157,11 @@ class Attendant:
         try:
             self._engine.start(order)
             return "running"
+        except Doubtful:
+            if (found := self._patiently(self._engine.look, order)) != "made":
+                return found
+            self._started(order, None, time.time())
+            return "absent"  # nobody knows whether it ran: never twice
         except Away:
             return self._patiently(self._engine.look, order)  # it may run all the same
 
@@ -177,7 +182,7 @@ class Attendant:
                 if found == "running":
                     pid, at = self._engine.attend(order)
                     if not told:
-                        self._tell({"ev": "started", "name": order["name"], "pid": pid, "at": at})
+                        self._started(order, pid, at)
                         told = True
                     self._runs(attempt)
                 self._say(attempt, self._engine.wait(order))
@@ -191,9 +196,12 @@ class Attendant:
             found = self._patiently(self._engine.look, order)
             if found not in ("running", "ended"):
                 if not told:  # or it would be taken for one that never ran
-                    self._tell({"ev": "started", "name": order["name"], "pid": None, "at": time.time()})
+                    self._started(order, None, time.time())
                 self._gone(attempt)
                 return
+
+    def _started(self, order: Begin | Attend, pid: int | None, at: float) -> None:
+        self._tell({"ev": "started", "name": order["name"], "pid": pid, "at": at})
 
     def _runs(self, attempt: Attempt) -> None:
         """Signals that came too early are sent now, later ones at once."""

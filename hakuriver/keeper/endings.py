@@ -26,7 +26,7 @@ STOPPED = {
     "lost_track": "failed",
 }
 GONE = {
-    "docker": "its container is gone, and how it ended with it: was it removed by hand?",
+    "docker": "its container is gone, and how it ended: was it removed by hand, or did Docker die in its start?",
     "systemd": "its unit is gone, and how it ended with it: was it reset by hand, or systemd's state lost?",
 }
 

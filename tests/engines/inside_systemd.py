@@ -235,7 +235,8 @@ def check_odd_place() -> None:
 
 def check_signals_as_by_default() -> None:
     _, said = Bench("ignored").run("grep", "^Sig[IB]", "/proc/self/status")
-    assert [int(line.split()[1], 16) for line in said.splitlines()] == [0, 0], said
+    # 32 and 33 are the C library's own: nobody can set them, and whoever brought the machine up may have them ignored.
+    assert [int(line.split()[1], 16) & ~(0b11 << 31) for line in said.splitlines()] == [0, 0], said
 
 
 def check_memory() -> None:

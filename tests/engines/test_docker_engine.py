@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
+import requests
 from conftest import eventually
 from lab.base import run
 from lab.dockerd import Dockerd
+from processes import alive
 
 from hakuriver.attendant import docker_output
 from hakuriver.attendant.docker import Docker
 from hakuriver.attendant.docker_connections import Connections
-from hakuriver.attendant.engine import Away, CannotStart
+from hakuriver.attendant.engine import Away, CannotStart, Doubtful
 from hakuriver.attendant.messages import Begin, Ended
 
 MIB = 1024 * 1024
@@ -535,8 +538,24 @@ def test_network_that_is_missing(stage: Stage) -> None:
 
 
 def test_what_is_not_known_is_told_in_the_engines_words(stage: Stage) -> None:
-    refused = stage.refusal(stage.order("true", memory=4096))
-    assert (refused.code, refused.text) == (125, "Docker: Minimum memory limit allowed is 6MB")
+    refused = stage.refusal(stage.order("true", binds=["/etc:/proc:ro"]))
+    assert refused.code == 125
+    assert refused.text.startswith('Docker: error mounting "/etc" to rootfs at "/proc"')
+
+
+def test_less_memory_than_docker_allows(stage: Stage) -> None:
+    refused = stage.refusal(stage.order("true", memory=6_000_000))
+    assert (refused.code, refused.text[-15:]) == (125, "for 6Mi or more")
+
+
+def test_arguments_that_are_too_long(stage: Stage) -> None:
+    ended = stage.run(order := stage.order("true", "x" * 131_072))
+    assert ended["exit_code"]
+    assert ended["text"].startswith("Arguments and environment are longer than Linux passes to a program")
+    stage.docker._without_init.add(order["spec"]["socket"])
+    ended = stage.run(stage.order("true", "x" * 131_072))
+    assert ended["text"].startswith("Arguments and environment are longer than Linux passes to a program")
+    assert stage.run(stage.order("true", "x" * 131_071))["exit_code"] == 0
 
 
 def test_gpus_without_nvidias_toolkit_and_a_full_disk(scratch: Path) -> None:
@@ -672,6 +691,35 @@ def test_engine_goes_away_between_make_and_start(own_engine: Stage) -> None:
     own_engine.docker.attend(order)
     assert own_engine.end(order)["exit_code"] == 0
     assert out(order) == b"at last\n"
+
+
+def test_output_that_no_engine_was_there_to_keep_is_told_as_missing(own_engine: Stage) -> None:
+    pid = own_engine.begin(order := own_engine.sh("echo begun; sleep 2; echo lost"))
+    shows(order, b"begun")
+    ended: list[Ended] = []
+    waiting = threading.Thread(target=lambda: ended.append(own_engine.docker.wait(order)), daemon=True)
+    waiting.start()
+    own_engine.lab.kill()
+    eventually(lambda: not alive(pid or 0), 20, "the end of the container")
+    own_engine.lab.start()
+    waiting.join(20)
+    assert (ended[0]["exit_code"], out(order)[:6]) == (0, b"begun\n")
+    assert b"what it wrote meanwhile may be missing" in err(order)
+
+
+def test_engine_that_dies_in_a_start_leaves_doubt(own_engine: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(client: docker.APIClient, name: str) -> None:
+        own_engine.lab.kill()
+        raise requests.ConnectionError("reset")
+
+    order = own_engine.order("true")
+    own_engine.docker.make(order)
+    with monkeypatch.context() as patched:
+        patched.setattr(docker.APIClient, "start", lost)
+        with pytest.raises(Doubtful):
+            own_engine.docker.start(order)
+    own_engine.lab.start()
+    assert own_engine.docker.look(order) == "made"
 
 
 def test_engine_that_hangs_is_away(own_engine: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

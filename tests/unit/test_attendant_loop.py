@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hakuriver.attendant import loop
-from hakuriver.attendant.engine import Away, CannotStart
+from hakuriver.attendant.engine import Away, CannotStart, Doubtful
 from hakuriver.attendant.loop import Attendant
 
 
@@ -205,6 +205,25 @@ def test_away_in_the_start_that_had_no_effect(bench: Bench) -> None:
     bench.order("begin")
     bench.wait("started")
     assert bench.engine.calls.count("start a") == 2
+
+
+def test_what_may_have_run_is_not_started_again(bench: Bench) -> None:
+    bench.engine.answers["start"] = [Doubtful("lost")]
+    bench.order("begin")
+    bench.wait("absent")
+    assert [news["ev"] for news in bench.news] == ["started", "absent"]
+    assert bench.engine.calls.count("start a") == 1
+
+
+def test_what_may_have_run_and_does_is_followed(bench: Bench) -> None:
+    def half() -> None:
+        bench.engine.state["a"] = "running"
+        raise Doubtful("lost")
+
+    bench.engine.answers["start"] = [half]
+    bench.order("begin")
+    bench.wait("started")
+    assert bench.engine.calls.count("start a") == 1
 
 
 @pytest.mark.parametrize("problem", [Away("gone"), ValueError("a fault")])

@@ -148,6 +148,8 @@ def test_a_host_that_moves_is_told_from_none(river: RiverFiles) -> None:
         ("gpus", True, "from 0 to 64"),
         ("mounts", ["/a"], "/on/the/node:/in/the/container"),
         ("mounts", ["/a:/b:w"], "/on/the/node:/in/the/container"),
+        ("mounts", ["/a:/shared"], "something else is mounted at /shared already"),
+        ("mounts", ["/a:/local_temp/:ro"], "something else is mounted at /local_temp already"),
         ("privileged", 1, "true or false"),
         ("private_pid", "no", "true or false"),
         ("targets", "n1", "must be a list"),

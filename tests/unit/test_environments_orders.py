@@ -274,6 +274,17 @@ def test_what_the_door_refuses(river: River, document: dict[str, Any], field: st
     assert (told.outcome, told.kind, told.errors[0].field) == ("refused", document["request"], field)
 
 
+def test_a_name_that_is_no_images_is_explained(river: River) -> None:
+    river.start(engine=Engine())
+    request = new_job_id()
+    document = {"request": "create-container", "environment": "x", "image": "a b"}
+    river.disk.write(layout.incoming(f"{request}.json"), json.dumps(document).encode())
+    river.tick()
+    told = river.receipt(request)
+    assert told is not None
+    assert told.errors[0].message.startswith("it is no image's name: letters, digits")
+
+
 def test_a_package_may_be_named_to_be_deleted(river: River) -> None:
     engine = Engine()
     river.start(engine=engine)

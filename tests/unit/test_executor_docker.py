@@ -82,7 +82,11 @@ def test_each_task_has_its_own_gpus_and_numa_node() -> None:
         ({"gpus": (2,)}, {}, "node n1 has no GPU 2 now: it has 0, 1, 3"),
         ({"numa": 2}, {}, "node n1 has no NUMA node 2: it has 0, 1"),
         ({}, {"mounts": ["/a"]}, "mounts: '/a' is no mount: write"),
-        ({}, {"mounts": ["/a:/shared/"]}, "mounts: /a:/shared/: something else is mounted at /shared already"),
+        (
+            {},
+            {"mounts": ["/a:/shared/"]},
+            "mounts: '/a:/shared/' cannot be mounted: something else is mounted at /shared already",
+        ),
         ({}, {"mounts": ["/a:/x", "/b:/x:ro"]}, "mounts: /b:/x:ro: something else is mounted at /x already"),
         ({}, {"image": None}, "it names no image to run in"),
         ({}, {"spec": {"command": ["a\0b"]}}, "holds a NUL character"),
@@ -200,7 +204,13 @@ RUNC = (
             "The node's Docker engine has no network",
         ),
         ("unable to find user joe: no matching entries in passwd file", 125, "There is no user joe in the image"),
-        ("Minimum memory limit allowed is 6MB", 125, "Docker: Minimum memory limit allowed is 6MB"),
+        (
+            "Minimum memory limit allowed is 6MB",
+            125,
+            "The memory limit is lower than the node's Docker engine allows: ",
+        ),
+        ("task 19cda2a6d5e1bc05: already exists: unknown", 125, "The node's Docker engine died as it started the"),
+        ("container name is odd", 125, "Docker: container name is odd"),
     ],
 )
 def test_refusals_of_the_engine(said: str, code: int, told: str) -> None:

@@ -21,13 +21,10 @@ from hakuriver.runner.executors.plan import (
     task_message,
 )
 from hakuriver.spool.layout import SHARED_DATA
-from hakuriver.targets import Mount, parse_mount
+from hakuriver.targets import LOCAL_TEMP, SHARED, Mount, parse_mount
 
 if TYPE_CHECKING:
     from hakuriver.keeper.messages import TaskMessage
-
-#: Where containers see the share's data and the node's temporary directory.
-SHARED, LOCAL_TEMP = "/shared", "/local_temp"
 
 
 def plan(start: Start, rows: list[StartRow], place: Place) -> Planned:
