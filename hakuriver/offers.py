@@ -79,10 +79,22 @@ def choose(wishes: Wishes, target: Target | None, offer: Offer, river: River) ->
     if _no_numa(target, offer):
         return None
     for executor in executors(wishes, target, river):
-        if lacks(executor, wishes, target, offer) is None and waits_for(executor, wishes, offer, river) is None:
+        if lacks(executor, wishes, target, offer) is not None:
+            continue
+        if waits_for(executor, wishes, offer, river) is None:
             package = river.packages[environment(wishes, river)] if executor == "docker" else None
             return Choice(executor, package)
+        if executor == "docker" and executor in offer.away and _would_contain(wishes, river):
+            return None
     return None
+
+
+def _would_contain(wishes: Wishes, river: River) -> bool:
+    """Whether it runs in a container wherever there is Docker: then it waits for one that is away for a while.
+
+    Else the same command would run now in its environment, now on the bare machine.
+    """
+    return environment(wishes, river) in river.packages
 
 
 def executors(wishes: Wishes, target: Target | None, river: River) -> tuple[str, ...]:
@@ -156,10 +168,13 @@ def reasons(wishes: Wishes, target: Target | None, offer: Offer, river: River) -
         return missing
     found = []
     for executor in executors(wishes, target, river):
-        why = lacks(executor, wishes, target, offer) or waits_for(executor, wishes, offer, river)
+        missing_here = lacks(executor, wishes, target, offer)
+        why = missing_here or waits_for(executor, wishes, offer, river)
         if why is None:
             return []
         found.append(why)
+        if executor == "docker" and not missing_here and _would_contain(wishes, river):
+            break
     return list(dict.fromkeys(found))
 
 

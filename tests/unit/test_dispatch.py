@@ -260,7 +260,7 @@ def test_what_was_decided_survives_the_host(river: River) -> None:
 
 def test_an_engine_that_is_away_is_not_chosen(river: River) -> None:
     river.beat("n1", away={"docker": "connection refused"})
-    river.ask(targets=["n1"])
+    river.ask(targets=["n1"], container="NULL")
     assert river.started() == [("n1", "systemd", (), None)]
     waiting = river.ask(gpus=1).ids[0]
     assert river.started() == []

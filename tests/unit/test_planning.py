@@ -251,9 +251,11 @@ NO_DOCKER = offer()._replace(executors=frozenset({"systemd", "process"}))
         ({"targets": ["n1:1"]}, NO_DOCKER._replace(can=frozenset()), {}, None),
         ({"targets": ["n1:2"]}, None, {}, None),
         ({"targets": ["n1:0"]}, BARE, {}, None),
-        ({}, offer(away={"docker": "refused"}), {}, "systemd"),
+        ({}, offer(away={"docker": "refused"}), {}, None),  # it would run now in its environment, now without
+        ({}, offer(away={"docker": "refused"}), {"packages": {}}, "systemd"),
+        ({}, NO_DOCKER._replace(away={"docker": "refused"}), {}, "systemd"),
         ({"container": "torch"}, offer(away={"docker": "refused"}), {}, None),
-        ({}, offer(away={"docker": "refused", "systemd": "sudo"}), {}, "process"),
+        ({}, offer(away={"docker": "refused", "systemd": "sudo"}), {"packages": {}}, "process"),
     ],
 )  # fmt: skip
 def test_the_executor(spec: dict[str, Any], here: Offer | None, river: dict[str, Any], executor: str | None) -> None:
