@@ -64,7 +64,7 @@ class Fitting:
             if not why:
                 return []
             reasons[node.name] = why
-        return [self._too_large(body) or _cannot(body, reasons)]
+        return [self._too_large(body) or _cannot(body, reasons, self._river)]
 
     def _too_large(self, body: RunRequest) -> dict[str, Any] | None:
         """What is asked for beyond what any node has."""
@@ -101,11 +101,15 @@ def _remedy(target: Target, offer: Offer) -> str:
     return f"executors of {target.node}: {', '.join(sorted(offer.executors)) or 'none'}; name another node"
 
 
-def _cannot(body: RunRequest, reasons: dict[str, list[str]]) -> dict[str, Any]:
+def _cannot(body: RunRequest, reasons: dict[str, list[str]], river: River) -> dict[str, Any]:
     fields = ("container", "privileged", "mounts", "gpus", "private_network", "private_pid")
     asked = [field for field in fields if getattr(body, field)]
     field = "executor" if body.executor != "auto" or not asked else asked[0]
     told = [f"{node}: {'; '.join(why)}" for node, why in sorted(reasons.items())]
     more = f", and {len(told) - NODES_TOLD} more" if len(told) > NODES_TOLD else ""
     message = f"no node can run it ({', '.join(told[:NODES_TOLD])}{more})"
-    return problem(field, getattr(body, field), message, "leave it out, or start a runner on a node that can")
+    if field == "executor" and body.executor == "auto":
+        remedy = f"auto means {river.executor} here (scheduling.executor): name another, or start a runner that can"
+    else:
+        remedy = "leave it out, or start a runner on a node that can"
+    return problem(field, getattr(body, field), message, remedy)

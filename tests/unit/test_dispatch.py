@@ -200,6 +200,14 @@ def test_no_node_that_can_run_it(scratch: Path) -> None:
     assert river.refused(executor="systemd")[:2] == ("executor", "no node can run it (n1: it has no systemd)")
 
 
+def test_who_named_no_executor_is_told_whose_choice_it_was(scratch: Path) -> None:
+    river = River(scratch / "share", scheduling={"executor": "systemd"})
+    river.node("n1", executors=["process"])
+    field, message, remedy = river.refused()
+    assert (field, message) == ("executor", "no node can run it (n1: it has no systemd)")
+    assert remedy.startswith("auto means systemd here (scheduling.executor): name another")
+
+
 def test_what_docker_can_is_not_known_while_it_is_away(scratch: Path) -> None:
     river = River(scratch / "share")
     river.package("hakuriver-base-7")
