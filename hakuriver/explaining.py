@@ -170,8 +170,8 @@ def pending(job: Job, found: list[NodeReasons], index: dict[str, Any] | None = N
     return "no node has room for it now"
 
 
-def task(job: Job, told: Task) -> str:
-    """How a task that has been sent out stands, or how it ended, in one sentence."""
+def task(job: Job, told: Task, rows: Sequence[dict[str, Any]] = ()) -> str:
+    """How a task that has been sent out stands, or how it ended, in one sentence. `rows`: as records.NodeRow."""
     where = f" on {told.node}" if told.node else ""
     tries = job.spec.get("retries", 0) + 1
     attempt = f", attempt {told.attempt} of at most {tries}" if tries > 1 and told.attempt else ""
@@ -184,10 +184,16 @@ def task(job: Job, told: Task) -> str:
     if told.state == "assigning" and told.phase:
         return f"{told.phase} on {told.node}, then it starts{attempt}"
     if told.state == "assigning":
-        return f"sent to {told.node}; its runner starts it as soon as it can{attempt}"
+        return f"sent to {told.node}; {_awaited(told, rows) or 'its runner starts it as soon as it can'}{attempt}"
     if told.state == "pending" and told.reason:
         return f"pending: {told.reason}"
     return f"{told.state}{where}{attempt}"
+
+
+def _awaited(told: Task, rows: Sequence[dict[str, Any]]) -> str:
+    """What its node waits for to start it; empty: nothing is known of that."""
+    away = next((row["away"].get(told.executor) for row in rows if row["node"] == told.node and row.get("away")), None)
+    return f"{told.executor} cannot be reached there, and is waited for: {away}" if away else ""
 
 
 def _how(told: Task) -> str:

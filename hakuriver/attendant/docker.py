@@ -165,7 +165,9 @@ class Docker:
         state: dict[str, Any] = found["State"] if found else {"Error": "The container was removed by somebody"}
         code: int | None = state.get("ExitCode")
         started, ended = seconds(state.get("StartedAt", "")), seconds(state.get("FinishedAt", "")) or time.time()
-        used = self._usage.take(order["name"])
+        used, oom = self._usage.take(order["name"]), bool(state.get("OOMKilled") and code)
+        # Who was killed for memory has used all that it had, whatever was seen of that.
+        peak = order["spec"].get("memory_bytes") or used.peak_memory_bytes if oom else used.peak_memory_bytes
         text = state["Error"] or not_executed(_small(order["err"]), code)
         if restarted and code and code > SIGNALLED:
             text = text or "The node's Docker engine went away while it ran; its restart ends what runs in it"
@@ -173,9 +175,9 @@ class Docker:
             collected.note_lost()
         return {
             "ev": "ended", "name": order["name"], "exit_code": code, "signal": None,
-            "oom": bool(state.get("OOMKilled") and code), "text": "; ".join(filter(None, (text, collected.problem))),
+            "oom": oom, "text": "; ".join(filter(None, (text, collected.problem))),
             "started_at": started, "ended_at": ended, "wall_s": max(0.0, ended - started) if started else 0.0,
-            "cpu_s": used.cpu_s, "peak_memory_bytes": used.peak_memory_bytes,
+            "cpu_s": used.cpu_s, "peak_memory_bytes": peak,
         }  # fmt: skip
 
     def _output(self, order: Begin | Attend) -> Output:

@@ -52,7 +52,7 @@ def why(name: str, as_json: bool) -> None:
 
 def explain(river: Share, target: Target, job: Job) -> dict[str, Any]:
     """As `--json` shows it: `hakuriver schema why`."""
-    state, why_text, tasks = _state(target, job)
+    state, why_text, tasks = _state(river, target, job)
     waits = state in ("submitted", "pending")
     nodes: list[NodeReasons] = []
     index = None
@@ -91,7 +91,7 @@ def _waiting_targets(target: Target, job: Job) -> list[str]:
     return [text for number, text in enumerate(named) if number in waiting]
 
 
-def _state(target: Target, job: Job) -> tuple[str, str, list[Task]]:
+def _state(river: Share, target: Target, job: Job) -> tuple[str, str, list[Task]]:
     """State, a sentence, and the tasks to be told one by one."""
     if job.state == "submitted":
         return "submitted", "no host has read it yet", []
@@ -102,7 +102,8 @@ def _state(target: Target, job: Job) -> tuple[str, str, list[Task]]:
     told = reading.task_of(job, target.ranges[0][0] if target.ranges else None)
     if told.state == "pending":
         return "pending", told.reason, []
-    return told.state, explaining.task(job, told), []
+    index = reading.nodes_index(river) if told.state == "assigning" else None
+    return told.state, explaining.task(job, told, index["nodes"] if index else ()), []
 
 
 def _of_many(job: Job) -> tuple[str, str, list[Task]]:

@@ -261,7 +261,14 @@ def test_out_of_memory_is_told(stage: Stage) -> None:
     order = stage.order("tail", "/dev/zero", memory=32 * MIB)
     ended = stage.run(order)
     assert (ended["exit_code"], ended["oom"]) == (137, True)
-    assert ended["peak_memory_bytes"] is None or ended["peak_memory_bytes"] <= 32 * MIB
+    assert ended["peak_memory_bytes"] == 32 * MIB
+
+
+def test_peak_of_one_that_was_killed_for_memory_before_anybody_looked(stage: Stage) -> None:
+    stage.docker.make(order := stage.order("tail", "/dev/zero", memory=32 * MIB))
+    stage.docker.start(order)
+    ended = stage.end(order)
+    assert (ended["oom"], ended["peak_memory_bytes"]) == (True, 32 * MIB)
 
 
 def test_killed_by_somebody_is_not_out_of_memory(stage: Stage) -> None:

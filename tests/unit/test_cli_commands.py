@@ -371,6 +371,15 @@ def test_why_it_waits(river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pyte
     assert told["nodes"][0] == {"node": "n1", "reasons": ["2 of 8 cores free, 4 are asked for"]}
 
 
+def test_why_it_does_not_start_where_it_was_sent(river: RiverFiles, hakuriver: Hakuriver) -> None:
+    river.snapshot(A, row(None, "assigning", executor="docker"), done=False)
+    river.nodes(node_row("n1", executors=["docker"]))
+    assert hakuriver("task", "why", A).out == f"{A}: sent to n1; its runner starts it as soon as it can\n"
+    river.nodes(node_row("n1", executors=["docker"], away={"docker": "there is no socket"}))
+    told = f"{A}: sent to n1; docker cannot be reached there, and is waited for: there is no socket\n"
+    assert hakuriver("task", "why", A).out == told
+
+
 def long_ago(river: RiverFiles) -> None:
     """No host has moved its baton for a while."""
     os.utime(river.root / "host", (1_700_000_000, 1_700_000_000))
