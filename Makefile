@@ -15,8 +15,10 @@ PYTEST_ARGS ?=
 FS ?= local
 # As many at once as there are cores; with many cores the real clusters would still share one disk.
 PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
-# Directories too, so that a removed module counts as a change.
-SOURCES := pyproject.toml README.md $(shell find hakuriver -name __pycache__ -prune -o -print)
+PACKAGE := $(shell find hakuriver -name __pycache__ -prune -o -type f -print | LC_ALL=C sort)
+SOURCES := pyproject.toml README.md $(PACKAGE)
+# A removed module counts as a change, too. (Not by its directory's time: bytecode written beside sources changes that.)
+NAMES = $(VENV)/.names-$(shell echo $(PACKAGE) | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Whoever runs make may forbid bytecode; then every start of a command would compile anew.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q $(VENV)/lib
@@ -72,7 +74,11 @@ $(VENV)/.made:
 	@"$(PYTHON)" -m venv --clear $(VENV) || { echo "$(PYTHON) -m venv failed: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.made $(SOURCES)
+$(NAMES): $(VENV)/.made
+	@rm -f $(VENV)/.names-*
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(NAMES) $(SOURCES)
 	@echo "installing HakuRiver into $(VENV)"
 	@$(PIP) install .
 	@$(COMPILE)
