@@ -161,13 +161,7 @@ def test_the_server_is_killed_and_comes_back(river: River, lab: Lab, seconds: in
     ended = load.end()
     submitting.check()
     assert all(attempt <= 2 for attempt in load.attempts(ended))
-    # Whoever is back much earlier than the other is its witness: then the other's tasks are lost, which counts.
-    earlier = [job.tasks[0].earlier for job in ended.values()]
-    assert all(len(attempts) == 1 and attempts[0].state in ("fenced", "lost") for attempts in earlier)
-    assert any(attempts[0].state == "fenced" for attempts in earlier)
-    assert all(job.tasks[0].retries_spent == (job.tasks[0].earlier[0].state == "lost") for job in ended.values()), (
-        "being cut off is nobody's fault"
-    )
+    assert all(job.tasks[0].retries_spent == 0 for job in ended.values()), "nobody's fault"
 
 
 @pytest.mark.parametrize("machine", [HOST, "b", CLIENT])
