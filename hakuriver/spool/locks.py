@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,13 @@ def inbox_lock(path: str) -> Iterator[bool]:
     """Hold a node's inbox while the host assigns; goes on without it after PATIENCE_S. Yields whether it is held."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path)
+    try:
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    # By its descriptor: FileLock makes the directories of a path, and a share that has just gone must stay gone.
+    lock = FileLock(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
     try:
         lock.acquire(timeout=PATIENCE_S, poll_interval=0.05)
         held = True
@@ -25,3 +32,4 @@ def inbox_lock(path: str) -> Iterator[bool]:
     finally:
         if held:
             lock.release()
+        os.close(directory)
