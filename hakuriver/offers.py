@@ -5,7 +5,7 @@ The host places by it and the command line explains by it, so it imports little 
 
 # Annotations stay values here: a NamedTuple made from annotations as text takes eight times as long to import.
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from hakuriver.targets import NO_CONTAINER, Target, parse
@@ -78,15 +78,20 @@ def choose(wishes: Wishes, target: Target | None, offer: Offer, river: River) ->
     """The first executor that can run it on this node now; None: none can."""
     if _no_numa(target, offer):
         return None
-    for executor in executors(wishes, target, river):
-        if lacks(executor, wishes, target, offer) is not None:
-            continue
-        if waits_for(executor, wishes, offer, river) is None:
+    for executor, why in _tried(wishes, target, offer, river):
+        if why is None:
             package = river.packages[environment(wishes, river)] if executor == "docker" else None
             return Choice(executor, package)
-        if executor == "docker" and executor in offer.away and _would_contain(wishes, river):
-            return None
     return None
+
+
+def _tried(wishes: Wishes, target: Target | None, offer: Offer, river: River) -> Iterator[tuple[str, str | None]]:
+    """Executors in order, and why each of them does not run it on this node now; None: it does."""
+    for executor in executors(wishes, target, river):
+        missing = lacks(executor, wishes, target, offer)
+        yield executor, missing or waits_for(executor, wishes, offer, river)
+        if executor == "docker" and missing is None and executor in offer.away and _would_contain(wishes, river):
+            return
 
 
 def _would_contain(wishes: Wishes, river: River) -> bool:
@@ -167,14 +172,10 @@ def reasons(wishes: Wishes, target: Target | None, offer: Offer, river: River) -
     if missing := _no_numa(target, offer):
         return missing
     found = []
-    for executor in executors(wishes, target, river):
-        missing_here = lacks(executor, wishes, target, offer)
-        why = missing_here or waits_for(executor, wishes, offer, river)
+    for _, why in _tried(wishes, target, offer, river):
         if why is None:
             return []
         found.append(why)
-        if executor == "docker" and not missing_here and _would_contain(wishes, river):
-            break
     return list(dict.fromkeys(found))
 
 
