@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hakuriver.host.hearing import EventReader
 from hakuriver.ids import position, task_name
@@ -324,6 +324,16 @@ class LyingDisk(CrashDisk):
         return found
 
 
+class Dying(LyingDisk):
+    """A share that lies, and kills whoever uses it now and then."""
+
+    def _wrap(self, call: Any, *arguments: Any, **more: Any) -> Any:
+        result = super()._wrap(call, *arguments, **more)
+        if self.random.random() < 0.01:
+            raise Killed
+        return result
+
+
 class Host:
     """Sends documents and reads events as the real one does; remembers what it was told."""
 
@@ -442,3 +452,48 @@ class Stage:
 
 def name(k: int | None = None, job: str = JOB) -> str:
     return task_name(job, k)
+
+
+class Scenario(Protocol):
+    """What is played through on a stage."""
+
+    stage: Stage
+
+    def round(self, number: int, runner: Runner) -> None:
+        """What happens in this round."""
+
+    def settled(self) -> bool:
+        """Whether all has come to its end."""
+
+    def check(self) -> None:
+        """Hold it against what must be."""
+
+
+#: Rounds after which nothing bad happens any more: from any state the end must be reached.
+TROUBLED = 120
+
+
+def play(scenario: Scenario, rounds: int, disk: CrashDisk, again: Callable[[str], CrashDisk] = CrashDisk) -> CrashDisk:
+    """Play `rounds` and on to the end; after a kill another runner on another disk goes on."""
+    disk.root = scenario.stage.root
+    runner = scenario.stage.runner(disk)
+    for number in range(TROUBLED + 80):
+        try:
+            scenario.round(number, runner)
+        except Killed:
+            runner = scenario.stage.runner(again(scenario.stage.root))
+        except ShareError:
+            assert number <= TROUBLED
+        if number == TROUBLED:
+            runner = scenario.stage.runner(CrashDisk(scenario.stage.root))
+        scenario.stage.clock.at += 0.6
+        if number >= rounds and scenario.settled():
+            break
+    scenario.check()
+    return disk
+
+
+def play_dying(scenario: Scenario, rounds: int, seed: int) -> None:
+    """Play it on a share that lies, by runners that die at random."""
+    seeds = iter(range(seed * 1000, seed * 1000 + 999))
+    play(scenario, rounds, Dying(".", next(seeds)), lambda root: Dying(root, next(seeds)))

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner_stage import JOB, CrashDisk, Killed, LyingDisk, Stage, name, runs, says, start
+from runner_stage import JOB, CrashDisk, LyingDisk, Stage, name, play, play_dying, runs, says, start
 
 from hakuriver.runner.agent import Runner
-from hakuriver.spool.files import ShareError
 
 KILLED = {"job": JOB, "k": 3, "attempt": 1}
 TEXT = {1: b"one\n" * 3000, 2: b"two", 4: b"", 6: b"six"}
@@ -88,35 +87,14 @@ class Scenario:
         assert expected <= {k for _, k, _ in begin["holds"]}
 
 
-#: Rounds after which nothing bad happens any more: from any state the end must be reached.
-TROUBLED = 120
-
-
-def play(scratch: Path, disk: CrashDisk, again: Any = CrashDisk) -> tuple[Scenario, CrashDisk]:
-    """Play to the end; after a kill another runner on another disk goes on."""
-    scenario = Scenario(scratch)
-    disk.root = scenario.stage.root
-    runner = scenario.stage.runner(disk)
-    for number in range(TROUBLED + 80):
-        try:
-            scenario.round(number, runner)
-        except Killed:
-            runner = scenario.stage.runner(again(scenario.stage.root))
-        except ShareError:
-            assert number <= TROUBLED
-        if number == TROUBLED:
-            runner = scenario.stage.runner(CrashDisk(scenario.stage.root))
-        scenario.stage.clock.at += 0.6
-        if number > 24 and scenario.settled():
-            break
-    scenario.check()
-    return scenario, disk
+#: Rounds until all of the scenario has been asked for.
+ROUNDS = 25
 
 
 def operations(scratch: Path) -> int:
     """How many operations the scenario takes undisturbed."""
     (scratch / "counting").mkdir()
-    return play(scratch / "counting", CrashDisk("."))[1].count
+    return play(Scenario(scratch / "counting"), ROUNDS, CrashDisk(".")).count
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -126,23 +104,15 @@ def test_the_runner_may_die_at_every_operation(scratch: Path, after: bool) -> No
     for at in range(1, most + 1):
         directory = scratch / str(at)
         directory.mkdir()
-        play(directory, CrashDisk(".", at, after=after))
+        play(Scenario(directory), ROUNDS, CrashDisk(".", at, after=after))
         shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_share_may_lie(scratch: Path, seed: int) -> None:
-    play(scratch, LyingDisk(".", seed))
+    play(Scenario(scratch), ROUNDS, LyingDisk(".", seed))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_runner_may_die_on_a_share_that_lies(scratch: Path, seed: int) -> None:
-    class Dying(LyingDisk):
-        def _wrap(self, call: Any, *arguments: Any, **more: Any) -> Any:
-            result = super()._wrap(call, *arguments, **more)
-            if self.random.random() < 0.01:
-                raise Killed
-            return result
-
-    seeds = iter(range(seed * 1000, seed * 1000 + 999))
-    play(scratch, Dying(".", next(seeds)), lambda root: Dying(root, next(seeds)))
+    play_dying(Scenario(scratch), ROUNDS, seed)

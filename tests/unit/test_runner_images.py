@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import eventually
-from runner_stage import JOB, CrashDisk, Killed, LyingDisk, Stage, name, runs, says, start
+from runner_stage import JOB, CrashDisk, Stage, name, play, play_dying, runs, says, start
 
 from hakuriver.records import Start, StartRow
 from hakuriver.runner import images as bringing
@@ -26,7 +26,7 @@ from hakuriver.runner.images import Images
 from hakuriver.runner.port import ImageNews
 from hakuriver.runner.store import EngineAway, LoadFailed, NoRoom
 from hakuriver.spool import layout
-from hakuriver.spool.files import LocalDisk, ShareError
+from hakuriver.spool.files import LocalDisk
 
 OLD, NEW, OTHER = "sha256:01d", "sha256:2ef", "sha256:07e4"
 
@@ -321,53 +321,25 @@ class Scenario:
         assert not ended.exists() or len(list(ended.iterdir())) <= 1
 
 
-TROUBLED = 120
-
-
-def play(scratch: Path, disk: CrashDisk, again: Any = CrashDisk) -> CrashDisk:
-    """Play to the end; after a kill another runner on another disk goes on."""
-    scenario = Scenario(scratch)
-    disk.root = scenario.stage.root
-    runner = scenario.stage.runner(disk)
-    for number in range(TROUBLED + 80):
-        try:
-            scenario.round(number, runner)
-        except Killed:
-            runner = scenario.stage.runner(again(scenario.stage.root))
-        except ShareError:
-            assert number <= TROUBLED
-        if number == TROUBLED:
-            runner = scenario.stage.runner(CrashDisk(scenario.stage.root))
-        scenario.stage.clock.at += 0.6
-        if number > 20 and scenario.settled():
-            break
-    scenario.check()
-    return disk
+#: Rounds until all of the scenario has been asked for.
+ROUNDS = 21
 
 
 @pytest.mark.parametrize("after", [False, True])
 def test_the_runner_may_die_at_every_operation(scratch: Path, after: bool) -> None:
     (scratch / "counting").mkdir()
-    most = play(scratch / "counting", CrashDisk(".")).count
+    most = play(Scenario(scratch / "counting"), ROUNDS, CrashDisk(".")).count
     assert most > 120
     for at in range(1, most + 1):
         directory = scratch / str(at)
         directory.mkdir()
-        play(directory, CrashDisk(".", at, after=after))
+        play(Scenario(directory), ROUNDS, CrashDisk(".", at, after=after))
         shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_runner_may_die_on_a_share_that_lies(scratch: Path, seed: int) -> None:
-    class Dying(LyingDisk):
-        def _wrap(self, call: Any, *arguments: Any, **more: Any) -> Any:
-            result = super()._wrap(call, *arguments, **more)
-            if self.random.random() < 0.01:
-                raise Killed
-            return result
-
-    seeds = iter(range(seed * 1000, seed * 1000 + 999))
-    play(scratch, Dying(".", next(seeds)), lambda root: Dying(root, next(seeds)))
+    play_dying(Scenario(scratch), ROUNDS, seed)
 
 
 # -- the threads that bring images
