@@ -461,7 +461,12 @@ def test_an_image_is_loaded_once_for_all(bench: Bench) -> None:
     bench.engine.gate.set()
     for images in (one, other):
         done: list[ImageNews] = []
-        eventually(lambda images=images, done=done: done.extend(images.news()) or done)  # type: ignore[misc]
+
+        def is_over(images: Images = images, done: list[ImageNews] = done) -> bool:
+            done += images.news()
+            return any(news.state != "loading" for news in done)
+
+        eventually(is_over)
         assert [(news.state, news.image) for news in done if news.state != "loading"] == [("there", OLD)]
     eventually(lambda: not bench.marks())
     assert bench.engine.loads == [OLD]
