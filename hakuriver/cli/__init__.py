@@ -12,16 +12,16 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line and leave."""
-    status = run(sys.argv[1:])
+    """Run the command line of the program that was called, `hakuriver`, `hakuriver.task`, ..., and leave."""
+    status = run(sys.argv[1:], os.path.basename(sys.argv[0]))
     # Taking the interpreter down in order costs 5 ms, a third of what `hakuriver submit` may take beyond its start.
     os._exit(status)
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command line; return its exit status. No exception leaves this."""
+def run(arguments: list[str], program: str = "hakuriver") -> int:
+    """Run one command line of a program; return its exit status. No exception leaves this."""
     try:
-        return _run(arguments)
+        return _run(arguments, program)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -34,13 +34,16 @@ def run(arguments: list[str]) -> int:
         _flush()
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], program: str) -> int:
     import click
 
+    from hakuriver.cli.frame import SETTINGS, load, noun_of
     from hakuriver.cli.root import cli
 
+    noun = noun_of(program)
+    command, name = (load(cli.lazy[noun]), program) if noun else (cli, "hakuriver")
     try:
-        status = cli.main(arguments, prog_name="hakuriver", standalone_mode=False)
+        status = command.main(arguments, prog_name=name, standalone_mode=False, **SETTINGS)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as leaving:

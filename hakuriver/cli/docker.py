@@ -21,6 +21,7 @@ from hakuriver.cli.common import (
     share,
     timeout_option,
 )
+from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import is_terminal, table, terminal_width, when
 from hakuriver.cli.task_control import answer_json, tell
 from hakuriver.client import Answer
@@ -45,7 +46,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("image", metavar="IMAGE")
 @click.argument("environment", metavar="ENV")
 @_options
@@ -61,7 +62,7 @@ def create_container(image: str, environment: str, **how: Any) -> int:
     return _ask("create-container", environment, image=image, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("environment", metavar="ENV")
 @_options
 def start_container(environment: str, **how: Any) -> int:
@@ -74,7 +75,7 @@ def start_container(environment: str, **how: Any) -> int:
     return _ask("start-container", environment, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("environment", metavar="ENV")
 @_options
 def stop_container(environment: str, **how: Any) -> int:
@@ -87,7 +88,7 @@ def stop_container(environment: str, **how: Any) -> int:
     return _ask("stop-container", environment, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("environment", metavar="ENV")
 @_options
 def delete_container(environment: str, **how: Any) -> int:
@@ -100,7 +101,7 @@ def delete_container(environment: str, **how: Any) -> int:
     return _ask("delete-container", environment, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("environment", metavar="ENV")
 @_options
 def create_tar(environment: str, **how: Any) -> int:
@@ -115,7 +116,7 @@ def create_tar(environment: str, **how: Any) -> int:
     return _ask("create-tar", environment, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("package", metavar="ENV|PACKAGE")
 @_options
 def delete_tar(package: str, **how: Any) -> int:
@@ -128,7 +129,7 @@ def delete_tar(package: str, **how: Any) -> int:
     return _ask("delete-tar", package, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @json_option
 @config_option
 def list_containers(as_json: bool) -> None:
@@ -153,7 +154,7 @@ def list_containers(as_json: bool) -> None:
     )  # fmt: skip
 
 
-@click.command()
+@click.command(cls=Command)
 @json_option
 @config_option
 def list_tars(as_json: bool) -> None:

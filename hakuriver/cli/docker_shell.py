@@ -10,6 +10,7 @@ import click
 
 from hakuriver import config
 from hakuriver.cli.common import chosen_config, config_option, note
+from hakuriver.cli.frame import Command
 from hakuriver.errors import HakuRiverError, Invalid
 from hakuriver.spool import layout
 
@@ -20,7 +21,7 @@ _SHELL = "command -v bash >/dev/null 2>&1 && exec bash; exec sh"
 EXIT_NO_PROGRAM = 127
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("environment", metavar="ENV")
 @config_option
 def docker_shell(environment: str) -> int:

@@ -24,6 +24,7 @@ from hakuriver.cli.common import (
     out,
     out_json,
 )
+from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import is_terminal, terminal_width
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, STATUSES, WARNING, Finding, of_status
 from hakuriver.errors import Invalid
@@ -42,7 +43,7 @@ _TITLES = {
 WIDTH = 100
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--with", "other", metavar="NODE", help="Measure between this machine and NODE, whose runner is up.")
 @click.option("--shared-dir", metavar="DIR", help="This directory, whether it is a river yet or not.  [the river's]")
 @json_option

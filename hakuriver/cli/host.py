@@ -8,10 +8,16 @@ import click
 
 from hakuriver import config
 from hakuriver.cli.common import chosen_config, config_option, json_option, out_json, share, timeout_option
+from hakuriver.cli.frame import Command, LazyGroup
 from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    cls=LazyGroup,
+    lazy={"gc": "host:gc", "reindex": "host:reindex"},
+    aliases={"rebuild-index": "reindex"},
+    invoke_without_command=True,
+)
 @config_option
 @click.pass_context
 def host(context: click.Context) -> int | None:
@@ -35,7 +41,7 @@ def host(context: click.Context) -> int | None:
     return run(settings)
 
 
-@host.command()
+@click.command(cls=Command)
 @click.option("--older-than", metavar="TIME", help="Whatever is older, as 30d, instead of the settings.")
 @timeout_option(PATIENCE, "How long the answer is waited for.")
 @json_option
@@ -52,7 +58,7 @@ def gc(older_than: str | None, timeout: float, as_json: bool) -> int:
     return _ask("gc", timeout, as_json, older_than=older_than)
 
 
-@host.command()
+@click.command(cls=Command)
 @timeout_option(PATIENCE, "How long the answer is waited for.")
 @json_option
 @config_option

@@ -8,10 +8,11 @@ import click
 
 from hakuriver import config
 from hakuriver.cli.common import chosen_config, config_option, directory, note, out
+from hakuriver.cli.frame import Command
 from hakuriver.errors import Invalid
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--shared-dir", required=True, metavar="DIR", help="Where the share is mounted here; made if it is not there."
 )
@@ -33,7 +34,7 @@ def share(shared_dir: str, name: str | None) -> None:
     note("next: `hakuriver host` on one machine, `hakuriver runner` on each, all with this shared_dir")
 
 
-@click.command("config")
+@click.command("config", cls=Command)
 @click.option("--shared-dir", metavar="DIR", help="Where the share is mounted on this machine.")
 @config_option
 def config_(shared_dir: str | None) -> None:

@@ -11,6 +11,7 @@ import click
 from hakuriver import reading, units
 from hakuriver.cli import hardware
 from hakuriver.cli.common import clean, config_option, json_option, note, out, out_json, share, timeout_option
+from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import is_terminal, pairs, rounded, table, terminal_width, when
 from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
 from hakuriver.errors import Invalid, NotFound
@@ -20,7 +21,7 @@ from hakuriver.spool.access import Share
 from hakuriver.spool.layout import NodePaths
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @json_option
 @config_option
 def list_nodes(as_json: bool) -> None:
@@ -77,7 +78,7 @@ def _cells(row: dict[str, Any]) -> dict[str, object]:
     }
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", metavar="NODE")
 @json_option
 @config_option
@@ -167,7 +168,7 @@ def running_on(river: Share, name: str) -> list[str]:
     return [task_name(job, k) for job, k, _ in tasks]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", metavar="NODE")
 @timeout_option(PATIENCE, "How long the answer is waited for.")
 @json_option
@@ -182,7 +183,7 @@ def drain(name: str, timeout: float, as_json: bool) -> int:
     return _ask("drain", name, timeout, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", metavar="NODE")
 @timeout_option(PATIENCE, "How long the answer is waited for.")
 @json_option
@@ -197,7 +198,7 @@ def resume(name: str, timeout: float, as_json: bool) -> int:
     return _ask("undrain", name, timeout, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", metavar="NODE")
 @timeout_option(PATIENCE, "How long the answer is waited for.")
 @json_option

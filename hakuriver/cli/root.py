@@ -2,43 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
 
 from hakuriver import __version__
 from hakuriver.cli.common import config_option
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are `module:name` until they are needed."""
-
-    def __init__(self, *args: object, lazy: dict[str, str], **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.lazy = lazy
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        """In the order in which they are written down."""
-        return list(self.lazy)
-
-    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load it."""
-        if cmd_name not in self.lazy:
-            return None
-        module, _, name = self.lazy[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(f"hakuriver.cli.{module}"), name)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command if there is none of that name."""
-        if args and args[0] not in self.lazy and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], self.lazy, n=1, cutoff=0.0)[0]
-            ctx.fail(f"there is no command {args[0]!r}; the nearest is {near!r}")
-        return super().resolve_command(ctx, args)
+from hakuriver.cli.frame import LazyGroup
 
 
 @click.group(
@@ -49,14 +17,20 @@ class LazyGroup(click.Group):
         "node": "root:node",
         "docker": "root:docker",
         "docker-shell": "docker_shell:docker_shell",
+        "client": "old_client:client",
+        "vps": "later:vps",
+        "ssh": "later:ssh",
+        "hakurun": "hakurun:hakurun",
         "up": "up:up",
         "init": "root:init",
+        "config": "root:config",
         "host": "host:host",
         "runner": "runner:runner",
         "doctor": "doctor:doctor",
+        "job": "root:job",
         "schema": "schema:schema",
+        "completion": "completion:completion",
     },
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, message="hakuriver %(version)s")
 @config_option
@@ -85,7 +59,11 @@ def cli() -> None:
         "pause": "task_control:pause",
         "resume": "task_control:resume",
         "requeue": "task_control:requeue",
+        "command": "old_task:command",
+        "stdout": "old_task:stdout",
+        "stderr": "old_task:stderr",
     },
+    aliases={"batch": "status"},
 )
 @config_option
 def task() -> None:
@@ -147,11 +125,44 @@ def docker() -> None:
     """
 
 
-@click.group(cls=LazyGroup, lazy={"share": "init:share", "config": "init:config_"})
-def init() -> None:
-    """Make what has to be there once: the share of a cluster, a configuration file.
+@click.group(
+    cls=LazyGroup,
+    lazy={"share": "init:share", "config": "init:config_", "service": "init_service:service"},
+    invoke_without_command=True,
+)
+@config_option
+@click.pass_context
+def init(context: click.Context) -> None:
+    """Make what has to be there once: the share of a cluster, a configuration file, units for systemd.
+
+    Without a command it is `init config`.
 
     \b
     Example:
       hakuriver init share --shared-dir /mnt/river --name lab
+    """
+    if context.invoked_subcommand is None:
+        from hakuriver.cli.init import config_
+
+        context.invoke(config_)
+
+
+@click.group(cls=LazyGroup, lazy={"show": "config:show", "check": "config:check"})
+@config_option
+def config() -> None:
+    """See the configuration that applies here, and where each value comes from.
+
+    \b
+    Example:
+      hakuriver config show
+    """
+
+
+@click.group(cls=LazyGroup, lazy={"validate": "job:validate"})
+def job() -> None:
+    """Check job files that were written by hand.
+
+    \b
+    Example:
+      hakuriver job validate job.json
     """

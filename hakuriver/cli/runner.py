@@ -6,11 +6,12 @@ import click
 
 from hakuriver import config
 from hakuriver.cli.common import chosen_config, config_option
+from hakuriver.cli.frame import Command
 from hakuriver.errors import Invalid
 from hakuriver.spool import layout
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--name", metavar="NODE", help="This node's name.  [node.name of the configuration, else the host name]")
 @config_option
 def runner(name: str | None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hakuriver.cli.common import out, out_json
+from hakuriver.cli.frame import Command
 
 #: name: (module, model, what it is of)
 SCHEMAS = {
@@ -30,7 +31,7 @@ SCHEMAS = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False, type=click.Choice(list(SCHEMAS)), metavar="[NAME]")
 def schema(name: str | None) -> None:
     """Print the JSON Schema of NAME; without it, the names that there are.

@@ -20,6 +20,7 @@ from hakuriver.cli.common import (
     out_json,
     share,
 )
+from hakuriver.cli.frame import Command
 from hakuriver.errors import Invalid
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ RECEIPT_S = 1.0
 _NOT_OF_A_JOB = {"from_file", "wait", "as_json", "quiet", "no_receipt", "command"}
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(cls=Command, context_settings={"allow_interspersed_args": False})
 @click.option(
     "-t", "--target", "targets", metavar="NODE[:NUMA][::GPUS]", multiple=True,
     help="Run one task there, as n1, n1:0, n1::0,1 or n1:0::1; repeatable.",

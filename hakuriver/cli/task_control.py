@@ -22,6 +22,7 @@ from hakuriver.cli.common import (
     share,
     timeout_option,
 )
+from hakuriver.cli.frame import Command
 from hakuriver.client import Answer
 from hakuriver.spool.access import Share
 
@@ -43,7 +44,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command()
+@click.command(cls=Command)
 @_options
 def kill(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int:
     """Kill jobs or tasks: TERM to the whole tree, KILL after ten seconds. Waiting ones are over at once.
@@ -59,7 +60,7 @@ def kill(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int:
     return control("kill", ids, all_jobs, mine, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @_options
 def pause(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int:
     """Pause running tasks. They keep their cores and memory, and their time limits run on.
@@ -71,7 +72,7 @@ def pause(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int:
     return control("pause", ids, all_jobs, mine, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @_options
 def resume(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int:
     """Let paused tasks go on.
@@ -83,7 +84,7 @@ def resume(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int:
     return control("resume", ids, all_jobs, mine, **how)
 
 
-@click.command()
+@click.command(cls=Command)
 @_options
 def requeue(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int:
     """Run tasks that are over once more; of a whole job those that did not complete.

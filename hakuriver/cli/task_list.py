@@ -9,6 +9,7 @@ import click
 
 from hakuriver import listing, units
 from hakuriver.cli.common import config_option, duration, json_option, out, out_json, share
+from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import is_terminal, states, table, terminal_width, when
 from hakuriver.listing import Wanted
 
@@ -31,7 +32,7 @@ _ENGINES = ["GPUS", "EXECUTOR", "ENVIRONMENT", "TARGETS"]
 NODES_SHOWN = 3
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @click.option("--state", multiple=True, type=click.Choice(_STATES), help="The job's, or that of any of its tasks.")
 @click.option("--node", multiple=True, metavar="NODE", help="Jobs that have run there.")
 @click.option("--user", multiple=True, metavar="USER", help="Whose they are.")

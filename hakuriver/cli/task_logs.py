@@ -7,10 +7,11 @@ import sys
 import click
 
 from hakuriver.cli.common import config_option, json_option, note, out_json, share
+from hakuriver.cli.frame import Command
 from hakuriver.logs import Reading
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", metavar="ID")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended and all is printed.")
 @click.option("--attempt", type=click.IntRange(1), metavar="N", help="The N-th attempt.  [the latest]")

@@ -10,6 +10,7 @@ import click
 
 from hakuriver import reading, units
 from hakuriver.cli.common import config_option, json_option, out, out_json, share
+from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import is_terminal, pairs, span, states, table, terminal_width, when
 from hakuriver.errors import NotFound
 from hakuriver.reading import Job, Task
@@ -24,7 +25,7 @@ _HEADINGS = ["TASK", "STATE", "NODE", "ATTEMPT", "STARTED", "TIME", "CPU", "MEMO
 _ENGINES = ["EXECUTOR", "ENVIRONMENT", "GPUS"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @json_option
 @config_option

@@ -21,6 +21,7 @@ from hakuriver.cli.common import (
     share,
     timeout_option,
 )
+from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import bar, is_terminal
 from hakuriver.reading import FINAL
 from hakuriver.spool.access import Share
@@ -32,7 +33,7 @@ SILENT_S = 12.0
 REDRAW_S = 0.1
 
 
-@click.command()
+@click.command(cls=Command)
 @choosing_options
 @timeout_option(None, "Give up after so long, as 90s or 2h, with exit status 125.")
 @json_option

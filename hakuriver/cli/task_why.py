@@ -9,6 +9,7 @@ import click
 
 from hakuriver import client, explaining, reading, units
 from hakuriver.cli.common import clean, config_option, json_option, out, out_json, share
+from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import when
 from hakuriver.explaining import NodeReasons
 from hakuriver.reading import FINAL, Job, Task
@@ -21,7 +22,7 @@ SIGN_S = 7.0
 TASKS_TOLD = 20
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", metavar="ID")
 @json_option
 @config_option

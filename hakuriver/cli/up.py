@@ -17,6 +17,7 @@ import click
 
 from hakuriver import config, reading
 from hakuriver.cli.common import chosen_config, config_option, directory, note, out
+from hakuriver.cli.frame import Command
 from hakuriver.cli.live import View
 from hakuriver.cli.supervising import Child, stop_all
 from hakuriver.daemons import catch_signals
@@ -44,7 +45,7 @@ class Size(NamedTuple):
     cores: int  #: of each node
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--shared-dir", required=True, metavar="DIR", help="The river; made if there is no such directory.")
 @click.option("--nodes", type=click.IntRange(1, NODES_MOST), metavar="N", help="Runners.  [as the last time, else 1]")
 @click.option("--cores", type=click.IntRange(1), metavar="C", help="Cores of each node.  [this machine's, divided]")

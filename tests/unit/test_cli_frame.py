@@ -19,7 +19,8 @@ from riverfiles import RiverFiles
 from hakuriver import __version__, config
 from hakuriver.cli import failing, live, making, run, supervising, tables
 from hakuriver.cli.common import clean
-from hakuriver.cli.root import LazyGroup, cli
+from hakuriver.cli.frame import DOTTED, OTHER_PROGRAMS, LazyGroup, other_spelling
+from hakuriver.cli.root import cli
 
 
 @pytest.fixture
@@ -81,6 +82,37 @@ def test_options_that_examples_use_exist() -> None:
         example = (command.help or "").partition("Example")[2]
         used = [word for line in example.splitlines() for word in line.partition(" -- ")[0].split() if word[:2] == "--"]
         assert set(used) - known - {"--"} == set(), path
+
+
+@pytest.mark.parametrize(
+    ("path", "other"),
+    [
+        ("hakuriver task list", "hakuriver.task list"),
+        ("hakuriver.task list", "hakuriver task list"),
+        ("hakuriver submit", "hakuriver.task submit"),
+        ("hakuriver docker-shell", "hakuriver.docker-shell"),
+        ("hakuriver.init", "hakuriver init"),
+        ("hakurun", "hakuriver hakurun"),
+        ("hakuriver hakurun", "hakurun"),
+        ("hakuriver node list", None),
+        ("hakuriver", None),
+    ],
+)
+def test_the_other_spelling(path: str, other: str | None) -> None:
+    assert other_spelling(path) == other
+
+
+@pytest.mark.parametrize("program", [*(f"hakuriver.{noun}" for noun in DOTTED), *OTHER_PROGRAMS])
+def test_a_program_is_the_command_of_its_noun_and_says_so(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"], program) == 0
+    out = capsys.readouterr().out
+    other = other_spelling(program)
+    assert other
+    assert out.startswith(f"Usage: {program} ")
+    assert f"\n   or: {other} " in out
+    assert run([*other.split()[1:], "--help"]) == 0
+    mirrored = capsys.readouterr().out
+    assert out.partition("\n\n")[2] == mirrored.partition("\n\n")[2]
 
 
 def test_version_and_the_nearest_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +256,7 @@ def test_nothing_that_is_typed_shows_a_traceback(
 ) -> None:
     status = run(arguments)
     captured = capsys.readouterr()
-    assert status in (1, 2) or arguments == ["submit", "--", ""]
+    assert status in (1, 2) or arguments in (["submit", "--", ""], ["init"])
     assert captured.err
     assert "Traceback" not in captured.err
     assert "fault in HakuRiver" not in captured.err
@@ -373,7 +405,8 @@ def test_submit_imports_no_more_than_it_needs(river: RiverFiles) -> None:
     assert loaded & set(heavy.split()) == set()
     ours = {name for name in loaded if name.startswith("hakuriver")}
     assert ours <= {
-        "hakuriver", "hakuriver.cli", "hakuriver.cli.root", "hakuriver.cli.common", "hakuriver.cli.submit",
+        "hakuriver", "hakuriver.cli", "hakuriver.cli.frame", "hakuriver.cli.root", "hakuriver.cli.common",
+        "hakuriver.cli.submit",
         "hakuriver.client", "hakuriver.checks", "hakuriver.config", "hakuriver.errors", "hakuriver.ids",
         "hakuriver.spool", "hakuriver.spool.access", "hakuriver.spool.layout",
     }  # fmt: skip
