@@ -243,7 +243,7 @@ BAD = [
     ["task", "logs", "9999"], ["task", "kill", "½"], ["node", "show", "../.."], ["node", "show", ""],
     ["node", "drain", "A"],
     ["runner", "--name", "../x"], ["host", "gc", "--older-than", "x"], ["task", "list", "--since", "-"],
-    ["task", "list", "--state", "done"], ["submit", "--from", "/"], ["submit", "--from", "/etc/shadow/x"], ["init"],
+    ["task", "list", "--state", "done"], ["submit", "--from", "/"], ["submit", "--from", "/etc/shadow/x"], ["init", "x"],
     ["init", "share"], ["up"], ["up", "--shared-dir", "/proc/1"], ["init", "share", "--shared-dir", "/proc/x"],
     ["schema", "x"], ["task", "logs", "--tail", "-1", "1234"], ["task", "why"], ["--config"], ["--config", "/", "host"],
     ["task", "wait", "--timeout", "x", "1234"], ["submit", "--", ""], ["nonsense"],
@@ -256,7 +256,7 @@ def test_nothing_that_is_typed_shows_a_traceback(
 ) -> None:
     status = run(arguments)
     captured = capsys.readouterr()
-    assert status in (1, 2) or arguments in (["submit", "--", ""], ["init"])
+    assert status in (1, 2) or arguments == ["submit", "--", ""]
     assert captured.err
     assert "Traceback" not in captured.err
     assert "fault in HakuRiver" not in captured.err
