@@ -291,6 +291,22 @@ def at_door(share: Share) -> Iterator[tuple[str, str]]:
             yield f"{layout.TAKEN}/{name}", taken.request
 
 
+def jobs_asked(share: Share, path: str, request: str) -> list[str]:
+    """The jobs that a request at the door asks for; none if it is of another kind, or has no id yet."""
+    data = share.open_listed(path) or b""
+    if not path.endswith(".jsonl"):
+        return [request] if request and job_in(data, request) is not None else []
+    return [job for line in data.splitlines() if (job := _id_in(line)) is not None]
+
+
+def _id_in(line: bytes) -> str | None:
+    try:
+        job = json.loads(line).get("id")
+    except (ValueError, AttributeError):
+        return None  # no job file: the host will say so
+    return job if isinstance(job, str) and is_job_id(job) else None
+
+
 def job_in(data: bytes, job: str, batch: bool = False) -> dict[str, Any] | None:
     """What a request file asks to run; None if it is another request, or the batch has no such job."""
     if batch:

@@ -10,18 +10,22 @@
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hakuriver import reading, units
+from hakuriver.client import read_receipt
 from hakuriver.errors import Ambiguous, Invalid, NotFound
-from hakuriver.ids import ENDING_MIN, JOB_ID_DIGITS, task_name
+from hakuriver.ids import ENDING_MIN, JOB_ID_DIGITS, is_job_id, job_time, task_name
 from hakuriver.spool import layout
 from hakuriver.spool.access import Share
 
 _NAME = re.compile(r"([0-9]+)(?:-(?:(0|[1-9][0-9]{0,9})|\[([0-9,-]+)\]))?")
 #: Jobs that an error about an ambiguous ending lists at most.
 LISTED_MOST = 10
+#: Seconds for which a receipt is looked at that may be ahead of its job's snapshot.
+LATELY_S = 600.0
 _HELP = "give a job id, a task as ID-7, or an ending of four digits or more; `hakuriver task list` shows ids"
 
 
@@ -121,18 +125,40 @@ def _just_accepted(share: Share) -> Iterator[str]:
 
 
 def unfinished(share: Share, mine: bool) -> list[Target]:
-    """Every job that is not over, oldest first; `mine`: those that this user asked for."""
-    waiting = [job for path, job in reading.at_door(share) if job and (not mine or _is_mine(share, path))]
+    """Every job that is not over, oldest first; `mine`: those that this user asked for.
+
+    A job goes from the door to its receipt and on to its snapshot, two seconds later at most: looked for in this order,
+    none slips through that moves on meanwhile.
+    """
+    waiting = [
+        job
+        for path, request in reading.at_door(share)
+        if not mine or _is_mine(share, path)
+        for job in reading.jobs_asked(share, path, request)
+    ]
+    answered = set(_answered_lately(share, mine))
     found = [
         job
         for job, place in reading.unfinished(share)
         if not mine or (reading.read_snapshot(share, job, place) or {}).get("uid") == os.getuid()
     ]
-    return [Target(job) for job in sorted({*waiting, *found})]
+    answered -= reading.find(share, answered).keys()
+    return [Target(job) for job in sorted({*waiting, *answered, *found})]
+
+
+def _answered_lately(share: Share, mine: bool) -> Iterator[str]:
+    """Jobs that were accepted so lately that they may have no snapshot yet. Clients' clocks may differ by LATELY_S."""
+    for name in share.names(layout.RECEIPTS):
+        request = name.removesuffix(".json")
+        if not is_job_id(request) or abs(time.time() - job_time(request)) > LATELY_S:
+            continue
+        receipt = read_receipt(share, request)
+        if receipt and receipt.outcome == "accepted" and not (mine and receipt.raw.get("uid") != os.getuid()):
+            yield from receipt.ids
 
 
 def _is_mine(share: Share, path: str) -> bool:
     try:
         return os.lstat(share.path(path)).st_uid == os.getuid()
     except OSError:
-        return False  # gone on meanwhile; its snapshot tells
+        return False  # gone on meanwhile; its receipt tells

@@ -14,6 +14,7 @@ from hakuriver import Ambiguous, Invalid, NotFound, explaining, listing, reading
 from hakuriver.client import open_share
 from hakuriver.host.jobs import Task as HostTask
 from hakuriver.host.jobs import exit_code_of as host_exit_code_of
+from hakuriver.ids import new_job_id
 from hakuriver.listing import Wanted
 from hakuriver.offers import River
 from hakuriver.records import GpuRow, JobRow, JobSpec, NumaNode, TaskRow
@@ -236,6 +237,26 @@ def test_all_that_is_not_over(river: RiverFiles, share: Share) -> None:
     river.put(f"incoming/{at_door}.json", '{"command": ["x"]}')
     assert [target.job for target in unfinished(share, mine=False)] == [A, B, at_door]
     assert [target.job for target in unfinished(share, mine=True)] == [A, at_door]
+
+
+def test_what_has_just_been_accepted_is_not_over_either(river: RiverFiles, share: Share) -> None:
+    mine, others, done, refused, old = (new_job_id() for _ in range(5))
+    old = f"16{old[2:]}"
+    river.receipt(mine, uid=os.getuid())
+    river.receipt(others, uid=os.getuid() + 1)
+    river.receipt(done, uid=os.getuid())
+    river.snapshot(done, row())
+    river.receipt(refused, "refused", uid=os.getuid())
+    river.receipt(old, uid=os.getuid())  # deleted long ago
+    assert {target.job for target in unfinished(share, mine=False)} == {mine, others}
+    assert [target.job for target in unfinished(share, mine=True)] == [mine]
+
+
+def test_of_requests_at_the_door_jobs_alone_count(river: RiverFiles, share: Share) -> None:
+    kill, batch = new_job_id(), new_job_id()
+    river.put(f"incoming/{kill}.json", '{"request": "kill", "tasks": ["x"]}')
+    river.put(f"incoming/{batch}.jsonl", f'{{"id": "{A}", "command": ["x"]}}\n{{"id": "{B}"}}\n[]\n{{"end": 2}}\n')
+    assert [target.job for target in unfinished(share, mine=False)] == [A, B]
 
 
 # -- lists
