@@ -24,6 +24,8 @@ def _bytes(value: object) -> object:
 
 
 def _whole_path(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must hold no NUL")
     return os.path.abspath(os.path.expanduser(value)) if value else value
 
 
@@ -94,10 +96,10 @@ def _range(field: FieldInfo) -> str:
     return "".join(f" {sign} {found[name]}" for name, sign in (("ge", "≥"), ("gt", ">")) if name in found)
 
 
-def value_text(field: FieldInfo, value: Any) -> str:
-    """A value of this key as TOML, times and sizes with their units."""
+def value_text(kind: str, value: Any) -> str:
+    """A value of this kind as TOML, times and sizes with their units."""
     writers: dict[str, Callable[[Any], str]] = {"time": toml_time, "size": toml_size}
-    return writers.get(kind_text(field), toml_value)(value)
+    return writers.get(kind, toml_value)(value)
 
 
 #: What is asked for where another type was found.

@@ -7,14 +7,11 @@ import pwd
 import shutil
 from typing import Any
 
-from hakuriver.config import DEAD_KEYS
+from hakuriver.config import DEAD_KEYS, RELAY_KEYS
 from hakuriver.errors import ShareProblem
 from hakuriver.settings import Fault, Settings
 from hakuriver.spool.access import Share
 from hakuriver.tomltext import toml_value
-
-#: They wait for the ssh relay.
-RELAY_KEYS = {"host_reachable_address", "host_bind_ip", "host_ssh_proxy_port", "runner_address"}
 
 
 def without_effect(table: dict[str, Any]) -> list[Fault]:
@@ -25,10 +22,9 @@ def without_effect(table: dict[str, Any]) -> list[Fault]:
 
 
 def _why_idle(key: str, said: dict[str, Any]) -> str:
-    section, _, name = key.partition(".")
     if key in DEAD_KEYS:
         return "it has no effect: there is no HTTP server, everything goes through the share; it can be deleted"
-    if section == "network" and name in RELAY_KEYS:
+    if key in RELAY_KEYS:
         return "it has no effect yet: this version has no ssh relay; it can stay"
     if key == "timing.heartbeat_timeout_factor" and "timing.offline_after" in said:
         return "it has no effect, because timing.offline_after is set: delete one of the two"

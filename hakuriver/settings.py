@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import (
     BaseModel,
@@ -49,7 +49,9 @@ class Paths(Section):
         "", description="also log to this file; empty: stderr alone", examples=["/var/log/hakuriver/host.log"]
     )
     runner_log_file: Path = Field(
-        "", description="also log to this file; empty: stderr alone", examples=["/var/log/hakuriver/runner.log"]
+        "",
+        description="also log to this file, runner-n1.log on the node n1; empty: stderr alone",
+        examples=["/var/log/hakuriver/runner.log"],
     )
 
 
@@ -83,9 +85,11 @@ class Timing(Section):
 
     heartbeat_interval: Seconds = Field(5.0, description="between two heartbeats of a runner")
     heartbeat_timeout_factor: float = Field(
-        6, gt=1, allow_inf_nan=False, description="heartbeat_interval times this is offline_after, unless that is set"
+        6, gt=1, allow_inf_nan=False, description="intervals without a heartbeat after which a node is offline"
     )
-    offline_after: Seconds = Field(30.0, description="silence after which a node is offline")
+    offline_after: Seconds = Field(
+        30.0, description="silence after which a node is offline; default: heartbeat_interval times the factor"
+    )
     lease: Seconds = Field(90.0, description="how long a runner may run what may be rerun without a heartbeat")
     lease_margin: Seconds = Field(30.0, description="beyond the lease, before the host starts the work elsewhere")
     kill_grace: Seconds = Field(10.0, description="between TERM and KILL")
@@ -101,6 +105,11 @@ class Timing(Section):
             self.offline_after = self.heartbeat_interval * self.heartbeat_timeout_factor
             self.model_fields_set.discard("offline_after")  # still nobody has said so
         return self
+
+    @property
+    def gpu_interval(self) -> float:
+        """Seconds between two readings of a node's GPUs."""
+        return self.resource_check_interval or self.heartbeat_interval
 
 
 class Resources(Section):
@@ -257,24 +266,30 @@ class Network(Section):
 class Settings(Section):
     """All settings."""
 
-    paths: Paths = Paths()
-    node: Node = Node()
-    database: Database = Database()
-    timing: Timing = Timing()
-    resources: Resources = Resources()
-    limits: Limits = Limits()
-    retention: Retention = Retention()
-    cluster: Cluster = Cluster()
-    scheduling: Scheduling = Scheduling()
-    environment: Environment = Environment()
-    docker: Docker = Docker()
-    policy: Policy = Policy()
-    network: Network = Network()
+    paths: Paths = Field(default_factory=Paths)
+    node: Node = Field(default_factory=Node)
+    database: Database = Field(default_factory=Database)
+    timing: Timing = Field(default_factory=Timing)
+    resources: Resources = Field(default_factory=Resources)
+    limits: Limits = Field(default_factory=Limits)
+    retention: Retention = Field(default_factory=Retention)
+    cluster: Cluster = Field(default_factory=Cluster)
+    scheduling: Scheduling = Field(default_factory=Scheduling)
+    environment: Environment = Field(default_factory=Environment)
+    docker: Docker = Field(default_factory=Docker)
+    policy: Policy = Field(default_factory=Policy)
+    network: Network = Field(default_factory=Network)
 
     @property
     def db_file(self) -> str:
         """The index's file."""
         return self.database.db_file or os.path.join(self.paths.state_dir, "index.db")
+
+    @property
+    def runner_log_file(self) -> str:
+        """The runner's log: runner.log is runner-n1.log on the node n1, since several runners may share a file."""
+        stem, ending = os.path.splitext(self.paths.runner_log_file)
+        return f"{stem}-{self.node.name}{ending}" if stem else ""
 
 
 class SettingsRow(NamedTuple):
@@ -307,12 +322,16 @@ def section_text(section: str) -> str:
 
 
 def _sections() -> dict[str, type[Section]]:
-    return {name: type(field.default) for name, field in Settings.model_fields.items()}
+    return {name: cast("type[Section]", field.annotation) for name, field in Settings.model_fields.items()}
 
 
 def _default_text(field: FieldInfo) -> str:
     """As TOML; empty: none that is the same everywhere."""
-    return value_text(field, field.default) if field.default_factory is None and field.default is not None else ""
+    return (
+        value_text(kind_text(field), field.default)
+        if field.default_factory is None and field.default is not None
+        else ""
+    )
 
 
 class Fault(NamedTuple):
@@ -361,18 +380,22 @@ def _without(table: dict[str, Any], errors: list[Any]) -> dict[str, Any]:
 
 
 def _fault(error: Any) -> Fault:
-    section, *rest = (str(part) for part in error["loc"])
-    key = f"{section}.{rest[0]}" + "".join(f"[{part}]" for part in rest[1:]) if rest else section
+    section, *rest = error["loc"]
+    key = ".".join(_as_written(part) for part in error["loc"][:2]) + "".join(f"[{part}]" for part in rest[1:])
     value = shown_value(error["input"])
     if error["type"] == "extra_forbidden" and not rest and isinstance(error["input"], dict):
-        return Fault(f"[{section}]", "", f"there is no such section; {nearest_section(section)}")
+        return Fault(f"[{key}]", "", f"there is no such section; {nearest_section(section)}")
     if error["type"] == "extra_forbidden":
-        return Fault(key, "", f"there is no such key; {nearest_key(key)}")
+        return Fault(key, "", f"there is no such key; {nearest_key('.'.join(error['loc']))}")
     if error["type"] == "model_type":
         return Fault(key, value, f"it must be a section: [{section}] on a line of its own, its keys below")
     if error["type"] == "value_error":
         return Fault(key, value, error["msg"].removeprefix("Value error, "))
     return Fault(key, value, f"it must be {must_be(_sections()[section].model_fields[rest[0]])}")
+
+
+def _as_written(part: str) -> str:
+    return part if re.fullmatch(r"[\w-]{1,100}", part, re.ASCII) else shown_value(part)
 
 
 def known_keys() -> list[str]:

@@ -83,14 +83,45 @@ def write_new(path: str, text: str) -> bool:
     return True
 
 
+def replace(path: str, text: str) -> str:
+    """Put a new text in the place of a file, which is kept beside; return where. Neither is ever there in part."""
+    path = os.path.realpath(path)  # a link stays one
+    old = f"{path}.old"
+    with open(path, "rb") as file:
+        _put(old, file.read(), like=path)
+    _put(path, text.encode(), like=path)
+    return old
+
+
+def _put(path: str, data: bytes, like: str) -> None:
+    """Write a file by rename; it gets the mode of another one."""
+    unfinished = f"{path}.{os.getpid()}.tmp"
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), os.stat(like).st_mode & 0o777)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
 def config_text(shared_dir: str | None) -> str:
     """config.toml with every key in comments, made from the settings' model."""
-    lines = ["# HakuRiver. Keys that begin with # have the default that they show.", ""]
+    lines = [_HEAD]
     for section, rows in groupby(settings_rows(), key=lambda row: row.section):
-        lines += [f"# {section_text(section)}", f"[{section}]"]
+        lines += [f"# --- {section_text(section)}", f"[{section}]", ""]
         for row in rows:
             lines += [*_above(row), *_setting(row, shared_dir), ""]
     return "\n".join(lines)
+
+
+_HEAD = """\
+# HakuRiver's configuration.
+#
+# A key that begins with # has the default that it shows: delete the # to change it. In brackets: what it may be.
+# A time is text such as "90s", "30m" or "2h30m", or a number of seconds; a size is text such as "512M", "4G" (1000s)
+# or "4Gi" (1024s), or a number of bytes. `hakuriver config check` looks for mistakes, `hakuriver config show` tells
+# what applies. HAKURIVER_SHARED_DIR in the environment goes over paths.shared_dir.
+"""
 
 
 def _above(row: SettingsRow) -> list[str]:

@@ -165,7 +165,7 @@ def test_what_is_no_toml_is_told_with_its_file(home: Path, data: bytes) -> None:
         config.load(str(path))
 
 
-@pytest.mark.parametrize("text", ["", "[paths]\nshared_dir = 3\n", '[paths]\nshared_dir = ""\n'])
+@pytest.mark.parametrize("text", ["", '[paths]\nshared_dir = ""\n'])
 def test_a_share_that_is_not_set_is_told(home: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"paths\.shared_dir is not set"):
         config.shared_dir(write(home / "c.toml", text))
@@ -184,6 +184,7 @@ def test_a_share_that_is_not_set_is_told(home: Path, text: str) -> None:
         ),
         ("[paths]\nshared_dir = '/mnt'\n[nodee]\n", "[nodee]: there is no such section"),
         ("paths = 3\n", "paths = 3: it must be a section"),
+        ("[paths]\nshared_dir = 3\n", "paths.shared_dir = 3: it must be a path in quotes"),
     ],
 )
 def test_clients_refuse_unknown_keys_too(home: Path, text: str, said: str) -> None:
