@@ -116,7 +116,7 @@ def _text(path: str) -> str:
     if len(data) > MOST_BYTES:
         raise ConfigError(f"{path}: this is no configuration file: it has more than {MOST_BYTES} bytes")
     try:
-        return str(data, "utf-8-sig")  # some editors begin UTF-8 with a byte order mark
+        return data.decode().removeprefix("\ufeff")  # some editors begin UTF-8 with a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: this is no TOML: line {line} is no UTF-8; save the file as UTF-8") from None

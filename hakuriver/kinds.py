@@ -23,14 +23,25 @@ def _bytes(value: object) -> object:
     return units.parse_size(value) if isinstance(value, str) else value
 
 
-def _whole_path(value: str) -> str:
+def _without_nul(value: str) -> str:
     if "\0" in value:
         raise ValueError("must hold no NUL")
+    return value
+
+
+def _whole_path(value: str) -> str:
+    _without_nul(value)
     return os.path.abspath(os.path.expanduser(value)) if value else value
 
 
+def _not_empty(value: str) -> str:
+    if not value:
+        raise ValueError("it must not be empty: delete the line to have the default")
+    return value
+
+
 def _program(value: str) -> str:
-    return _whole_path(value) if "/" in value else value
+    return _whole_path(value) if "/" in value else _without_nul(value)
 
 
 def _address(value: str) -> str:
@@ -56,6 +67,9 @@ class Kind(NamedTuple):
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False), Kind("time")]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0), Kind("size")]
 Path = Annotated[str, AfterValidator(_whole_path), Kind("path")]
+Directory = Annotated[str, AfterValidator(_not_empty), AfterValidator(_whole_path), Kind("path")]
+Text = Annotated[str, AfterValidator(_without_nul), Kind("text")]
+Name = Annotated[Text, AfterValidator(_not_empty)]
 Program = Annotated[str, AfterValidator(_program), Kind("path, or name of a program")]
 Indices = Annotated[list[Annotated[int, Field(ge=0)]], Kind("list of whole numbers")]
 Address = Annotated[str, AfterValidator(_address), Kind("host name or IP address")]
@@ -124,5 +138,7 @@ def must_be(field: FieldInfo) -> str:
 
 def shown_value(value: object) -> str:
     """A value of any type as TOML, cut to what fits a message."""
-    text = toml_value(value) if not isinstance(value, dict) else "{...}"
+    if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+        return "[...]"
+    text = "{...}" if isinstance(value, dict) else toml_value(value)
     return text if len(text) <= 100 else f"{text[:100]}..."

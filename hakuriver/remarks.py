@@ -9,7 +9,8 @@ from typing import Any
 
 from hakuriver.config import DEAD_KEYS, RELAY_KEYS
 from hakuriver.errors import ShareProblem
-from hakuriver.settings import Fault, Settings
+from hakuriver.faults import Fault
+from hakuriver.settings import Settings
 from hakuriver.spool.access import Share
 from hakuriver.tomltext import toml_value
 
@@ -22,6 +23,8 @@ def without_effect(table: dict[str, Any]) -> list[Fault]:
 
 
 def _why_idle(key: str, said: dict[str, Any]) -> str:
+    if key == "network.runner_port":
+        return "it has no effect: runners on one machine differ by node.name; it can be deleted"
     if key in DEAD_KEYS:
         return "it has no effect: there is no HTTP server, everything goes through the share; it can be deleted"
     if key in RELAY_KEYS:

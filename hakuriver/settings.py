@@ -18,10 +18,23 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from hakuriver import targets
-from hakuriver.config import DEAD_KEYS, ConfigError, nearest_key, nearest_section
-from hakuriver.kinds import Address, Bytes, Indices, Path, Program, Seconds, kind_text, must_be, shown_value, value_text
+from hakuriver.config import DEAD_KEYS, ConfigError
+from hakuriver.faults import Fault, contradictions, fault_of
+from hakuriver.kinds import (
+    Address,
+    Bytes,
+    Directory,
+    Indices,
+    Name,
+    Path,
+    Program,
+    Seconds,
+    Text,
+    kind_text,
+    value_text,
+)
 from hakuriver.spool.layout import ENVIRONMENT_NAME, NODE_NAME
-from hakuriver.tomltext import toml_time, toml_value
+from hakuriver.tomltext import toml_value
 
 
 def default_node_name() -> str:
@@ -40,8 +53,10 @@ class Paths(Section):
     """[paths]: directories and files of this machine; ~ is the home directory of whoever runs the command."""
 
     shared_dir: Path = Field("", description="where the share is mounted on this machine", examples=["/mnt/river"])
-    state_dir: Path = Field("~/.local/state/hakuriver", description="local state of host and runners; never in /tmp")
-    local_temp_dir: Path = Field("/tmp/hakuriver-temp", description="scratch space of tasks on this node")
+    state_dir: Directory = Field(
+        "~/.local/state/hakuriver", description="local state of host and runners; never in /tmp"
+    )
+    local_temp_dir: Directory = Field("/tmp/hakuriver-temp", description="scratch space of tasks on this node")
     numactl_path: Program = Field(
         "", description="the program numactl; empty: looked for on PATH", examples=["/usr/bin/numactl"]
     )
@@ -160,7 +175,7 @@ class Scheduling(Section):
 class Environment(Section):
     """[environment]: as whom tasks run on this node."""
 
-    runner_user: str = Field("", description="user of systemd tasks; empty: the runner's own", examples=["river"])
+    runner_user: Text = Field("", description="user of systemd tasks; empty: the runner's own", examples=["river"])
 
 
 class Docker(Section):
@@ -173,15 +188,15 @@ class Docker(Section):
     )
     container_dir: str = Field("hakuriver-containers", description="where packages lie below shared_dir")
     default_container_name: str = Field("hakuriver-base", description="environment of jobs that name none")
-    initial_base_image: str = Field(
+    initial_base_image: Text = Field(
         "",
         description="image from which the host makes the default environment; or empty",
         examples=["python:3.12-slim"],
     )
     tasks_privileged: bool = Field(False, description="whether jobs are privileged that do not say")
     additional_mounts: list[str] = Field([], description="mounts of jobs that name none", examples=[["/data:/data:ro"]])
-    network: str = Field("bridge", description="network of containers: bridge, host, none or one of the engine's")
-    user: str = Field("", description="user inside containers; empty: the image's own", examples=["1000:1000"])
+    network: Name = Field("bridge", description="network of containers: bridge, host, none or one of the engine's")
+    user: Text = Field("", description="user inside containers; empty: the image's own", examples=["1000:1000"])
 
     @field_validator("host")
     @classmethod
@@ -327,22 +342,8 @@ def _sections() -> dict[str, type[Section]]:
 
 def _default_text(field: FieldInfo) -> str:
     """As TOML; empty: none that is the same everywhere."""
-    return (
-        value_text(kind_text(field), field.default)
-        if field.default_factory is None and field.default is not None
-        else ""
-    )
-
-
-class Fault(NamedTuple):
-    """What is wrong with a key, or worth knowing."""
-
-    key: str  #: as `timing.lease`; of a section that is wrong as a whole its name
-    value: str  #: as TOML; empty: it is not about a value
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.key} = {self.value}: {self.text}" if self.value else f"{self.key}: {self.text}"
+    fixed = field.default_factory is None and field.default is not None
+    return value_text(kind_text(field), field.default) if fixed else ""
 
 
 def parse(table: dict[str, Any], origin: str, shared_dir: str | None = None) -> Settings:
@@ -361,12 +362,16 @@ def examine(table: dict[str, Any], shared_dir: str | None = None) -> tuple[Setti
     try:
         settings, faults = Settings.model_validate(table), []
     except ValidationError as error:
-        faults = [_fault(each) for each in error.errors()]
+        faults = [fault_of(each, _field(each["loc"])) for each in error.errors()]
         settings = Settings.model_validate(_without(table, error.errors()))
     mistaken = {fault.key.split(".")[0] for fault in faults if fault.value}
-    more = [] if "timing" in mistaken else _faults_of_times(settings)
-    more += [] if mistaken & {"paths", "database"} else _faults_of_places(settings)
-    return settings, faults + more
+    return settings, faults + contradictions(settings, mistaken)
+
+
+def _field(place: tuple[int | str, ...]) -> FieldInfo | None:
+    """The key at a place of the configuration, if there is such a one."""
+    section, name = (*place, "")[:2]
+    return _sections()[str(section)].model_fields.get(str(name)) if section in Settings.model_fields else None
 
 
 def _without(table: dict[str, Any], errors: list[Any]) -> dict[str, Any]:
@@ -379,54 +384,6 @@ def _without(table: dict[str, Any], errors: list[Any]) -> dict[str, Any]:
     }
 
 
-def _fault(error: Any) -> Fault:
-    section, *rest = error["loc"]
-    key = ".".join(_as_written(part) for part in error["loc"][:2]) + "".join(f"[{part}]" for part in rest[1:])
-    value = shown_value(error["input"])
-    if error["type"] == "extra_forbidden" and not rest and isinstance(error["input"], dict):
-        return Fault(f"[{key}]", "", f"there is no such section; {nearest_section(section)}")
-    if error["type"] == "extra_forbidden":
-        return Fault(key, "", f"there is no such key; {nearest_key('.'.join(error['loc']))}")
-    if error["type"] == "model_type":
-        return Fault(key, value, f"it must be a section: [{section}] on a line of its own, its keys below")
-    if error["type"] == "value_error":
-        return Fault(key, value, error["msg"].removeprefix("Value error, "))
-    return Fault(key, value, f"it must be {must_be(_sections()[section].model_fields[rest[0]])}")
-
-
-def _as_written(part: str) -> str:
-    return part if re.fullmatch(r"[\w-]{1,100}", part, re.ASCII) else shown_value(part)
-
-
 def known_keys() -> list[str]:
     """Every key, as section.key."""
     return [f"{section}.{key}" for section, model in _sections().items() for key in model.model_fields]
-
-
-def _faults_of_times(settings: Settings) -> list[Fault]:
-    times, faults = settings.timing, []
-    least = times.heartbeat_interval + times.kill_grace + 1
-    if times.lease <= least:
-        text = f"lease must be longer than heartbeat_interval + kill_grace + 1 s, which is {least:g} s"
-        faults.append(Fault("timing.lease", toml_time(times.lease), text))
-    if times.offline_after <= times.heartbeat_interval:
-        text = f"offline_after must be longer than heartbeat_interval, which is {times.heartbeat_interval:g} s"
-        faults.append(Fault("timing.offline_after", toml_time(times.offline_after), text))
-    return faults
-
-
-def _faults_of_places(settings: Settings) -> list[Fault]:
-    shared, state, faults = settings.paths.shared_dir, settings.paths.state_dir, []
-    for key, path in (("paths.state_dir", state), ("database.db_file", settings.database.db_file)):
-        if shared and path and _inside(path, shared):
-            text = f"it lies on the share {shared}; name a place on this machine's own disk"
-            faults.append(Fault(key, toml_value(path), text))
-    if any(_inside(state, directory) for directory in ("/tmp", "/var/tmp", "/dev/shm")):
-        faults.append(
-            Fault("paths.state_dir", toml_value(state), "it may be emptied at a reboot; name a lasting place")
-        )
-    return faults
-
-
-def _inside(path: str, directory: str) -> bool:
-    return os.path.commonpath([path, directory]) == directory

@@ -12,7 +12,8 @@ from hakuriver.cli.common import chosen_config, config_option, json_option, note
 from hakuriver.cli.frame import Command
 
 if TYPE_CHECKING:
-    from hakuriver.settings import Fault, Settings
+    from hakuriver.faults import Fault
+from hakuriver.settings import Settings
 
 
 class Origin(NamedTuple):

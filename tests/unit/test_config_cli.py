@@ -378,6 +378,7 @@ def test_what_will_not_work_here_is_a_note(home: Path, capsys: pytest.CaptureFix
         (b"[timing]\n[timing]\n", "line 2"),
         (b"[timing]\nlease = " + b"9" * 5000, "timing.lease|is no TOML"),
         (b"x = " + b"[" * 100_000, "is no TOML"),
+        (b"[docker]\nuser = " + b"[" * 300 + b"]" * 300, r"docker.user = \[...\]: it must be text in quotes"),
         (b"#" * (config.MOST_BYTES + 1), "more than 1048576 bytes"),
         (b'"paths.shared_dir" = "/mnt"\n', '"paths.shared_dir": there is no such key; the nearest known one is paths'),
         (b"[paths.shared_dir]\nx = 1\n", r"paths.shared_dir = \{...\}: it must be a path"),
