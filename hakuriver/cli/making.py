@@ -105,11 +105,11 @@ def _put(path: str, data: bytes, like: str) -> None:
 
 
 def config_text(shared_dir: str | None) -> str:
-    """config.toml with every key in comments, made from the settings' model."""
+    """config.toml with every key in comments, made from the settings' model; dead ones are not for new files."""
     lines = [_HEAD]
     for section, rows in groupby(settings_rows(), key=lambda row: row.section):
         lines += [f"# --- {section_text(section)}", f"[{section}]", ""]
-        for row in rows:
+        for row in (row for row in rows if not row.dead):
             lines += [*_above(row), *_setting(row, shared_dir), ""]
     return "\n".join(lines)
 

@@ -149,6 +149,7 @@ def test_sizes_are_written_so_that_they_read_the_same(size: int) -> None:
 def test_a_new_file_says_the_defaults_and_each_of_its_lines_may_be_used() -> None:
     text = making.config_text(None)
     assert parse(tomllib.loads(text), "x").model_dump() == Settings.model_validate({}).model_dump()
+    assert "host_port" not in text
     set_keys = re.findall(r"^#(\w+ = .*)$", text, re.MULTILINE)
     used = re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE)
     assert len(set_keys) == len([row for row in settings_rows() if row.default])
