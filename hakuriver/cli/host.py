@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hakuriver import config
-from hakuriver.cli.common import chosen_config, config_option, json_option, out_json, share, timeout_option
+from hakuriver.cli.common import chosen_config, config_option, json_option, note, out_json, share, timeout_option
 from hakuriver.cli.frame import Command, LazyGroup
 from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
 
@@ -36,6 +36,8 @@ def host(context: click.Context) -> int | None:
     from hakuriver import memory
 
     memory.begin()
+    for remark in config.remarks(chosen_config()):
+        note(remark)
     from hakuriver.host.daemon import run
 
     return run(settings)

@@ -36,20 +36,41 @@ def share(shared_dir: str, name: str | None) -> None:
 
 @click.command("config", cls=Command)
 @click.option("--shared-dir", metavar="DIR", help="Where the share is mounted on this machine.")
+@click.option("--path", metavar="FILE", help="Where to write it.  [as --config; else ~/.hakuriver/config.toml]")
+@click.option("--force", is_flag=True, help="Replace a file that is there; it is kept as FILE.old.")
 @config_option
-def config_(shared_dir: str | None) -> None:
-    """Write a configuration file with every key, its default and meaning, in comments.
+def config_(shared_dir: str | None, path: str | None, force: bool) -> None:
+    """Write a configuration file that tells every key, its default and meaning, in comments.
 
-    It goes where --config or HAKURIVER_CONFIG says, else to ~/.hakuriver/config.toml; a file that is there is kept.
+    It goes where --path says, else --config or HAKURIVER_CONFIG, else to ~/.hakuriver/config.toml. A file that is
+    there is kept, unless --force is given.
 
     \b
     Example:
       hakuriver init config --shared-dir /mnt/river
+      hakuriver init config --path runner2.toml --force
     """
-    from hakuriver.cli.making import config_text, write_new
+    from hakuriver.cli.making import config_text, replace, write_new
+    from hakuriver.settings import parse
 
-    named = chosen_config() or os.environ.get("HAKURIVER_CONFIG") or config.DEFAULT_FILE
+    root = directory(shared_dir) if shared_dir is not None else None
+    named = path if path is not None else chosen_config() or os.environ.get("HAKURIVER_CONFIG") or config.DEFAULT_FILE
+    file = _file(named)
+    text = config_text(root)
+    parse({"paths": {"shared_dir": root}} if root else {}, file)
+    if not write_new(file, text):
+        if not force:
+            raise Invalid(
+                "path", file, "there is such a file already, and it is kept: --path names another, --force replaces it"
+            )
+        note(f"the file that was there is kept as {replace(file, text)}")
+    out(file)
+
+
+def _file(named: str) -> str:
+    if not named.strip():
+        raise Invalid("path", named, "it is empty: name a file")
     path = os.path.abspath(os.path.expanduser(named))
-    if not write_new(path, config_text(directory(shared_dir) if shared_dir is not None else None)):
-        raise Invalid("config", path, "there is such a file already, and it is kept: name another, or remove it")
-    out(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Invalid("path", path, "this is no file: name one, as config.toml in a directory")
+    return path

@@ -6,18 +6,15 @@ import errno
 import os
 import secrets
 import time
-import types
-import typing
-from typing import Any
-
-from pydantic import BaseModel
+from itertools import groupby
 
 from hakuriver.errors import HakuRiverError, Invalid
 from hakuriver.records import River
-from hakuriver.settings import Settings
+from hakuriver.settings import SettingsRow, section_text, settings_rows
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import LocalDisk
 from hakuriver.spool.layout import Baton
+from hakuriver.tomltext import toml_value
 
 #: What lies there may hold values of environment variables; a river is its user's own.
 _PRIVATE = {layout.INCOMING, layout.HOST, "jobs", layout.NODES}
@@ -86,48 +83,53 @@ def write_new(path: str, text: str) -> bool:
     return True
 
 
+def replace(path: str, text: str) -> str:
+    """Put a new text in the place of a file, which is kept beside; return where. Neither is ever there in part."""
+    path = os.path.realpath(path)  # a link stays one
+    old = f"{path}.old"
+    with open(path, "rb") as file:
+        _put(old, file.read(), like=path)
+    _put(path, text.encode(), like=path)
+    return old
+
+
+def _put(path: str, data: bytes, like: str) -> None:
+    """Write a file by rename; it gets the mode of another one."""
+    unfinished = f"{path}.{os.getpid()}.tmp"
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), os.stat(like).st_mode & 0o777)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
 def config_text(shared_dir: str | None) -> str:
-    """config.toml with every key in comments, made from the settings' model."""
-    lines = ["# HakuRiver. Keys that begin with # have the default that they show.", ""]
-    for section, field in Settings.model_fields.items():
-        model = field.annotation
-        assert isinstance(model, type) and issubclass(model, BaseModel)
-        lines += [f"# {(model.__doc__ or '').partition(': ')[2]}", f"[{section}]"]
-        for key, info in model.model_fields.items():
-            lines += [f"# {info.description}", _setting(section, key, info, shared_dir), ""]
+    """config.toml with every key in comments, made from the settings' model; dead ones are not for new files."""
+    lines = [_HEAD]
+    for section, rows in groupby(settings_rows(), key=lambda row: row.section):
+        lines += [f"# --- {section_text(section)}", f"[{section}]", ""]
+        for row in (row for row in rows if not row.dead):
+            lines += [*_above(row), *_setting(row, shared_dir), ""]
     return "\n".join(lines)
 
 
-def _setting(section: str, key: str, info: Any, shared_dir: str | None) -> str:
-    if (section, key) == ("paths", "shared_dir") and shared_dir:
-        return f"{key} = {toml_value(shared_dir)}"
-    default = info.get_default(call_default_factory=True)
-    return f"#{key} = {toml_value(default)}" if default is not None else f"#{key} = {_example(info.annotation)}"
+_HEAD = """\
+# HakuRiver's configuration.
+#
+# A key that begins with # has the default that it shows: delete the # to change it. In brackets: what it may be.
+# A time is text such as "90s", "30m" or "2h30m", or a number of seconds; a size is text such as "512M", "4G" (1000s)
+# or "4Gi" (1024s), or a number of bytes. `hakuriver config check` looks for mistakes, `hakuriver config show` tells
+# what applies. HAKURIVER_SHARED_DIR in the environment goes over paths.shared_dir.
+"""
 
 
-def _example(annotation: Any) -> str:
-    """What may stand where there is no default."""
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if list[int] in kinds:
-        return "[0, 1]"
-    return "8" if int in kinds else '"8G"'
+def _above(row: SettingsRow) -> list[str]:
+    lines = [f"# {row.description} ({row.kind})"]
+    return [*lines, f"# for example: {row.key} = {row.example}"] if row.example else lines
 
 
-def toml_value(value: object) -> str:
-    """A value as TOML writes it: text, numbers, truth values, lists."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list):
-        return f"[{', '.join(toml_value(item) for item in value)}]"
-    escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in str(value))
-    return f'"{escaped}"'
-
-
-def toml(table: dict[str, dict[str, object]]) -> str:
-    """A configuration of sections and plain values."""
-    lines = []
-    for section, values in table.items():
-        lines += [f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in values.items()), ""]
-    return "\n".join(lines)
+def _setting(row: SettingsRow, shared_dir: str | None) -> list[str]:
+    if (row.section, row.key) == ("paths", "shared_dir") and shared_dir:
+        return [f"{row.key} = {toml_value(shared_dir)}"]
+    return [f"#{row.key} = {row.default}"] if row.default else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hakuriver import config
-from hakuriver.cli.common import chosen_config, config_option
+from hakuriver.cli.common import chosen_config, config_option, note
 from hakuriver.cli.frame import Command
 from hakuriver.errors import Invalid
 from hakuriver.spool import layout
@@ -32,6 +32,8 @@ def runner(name: str | None) -> int:
     from hakuriver import memory
 
     memory.begin()
+    for remark in config.remarks(chosen_config()):
+        note(remark)
     from hakuriver.runner.daemon import run
 
     return run(settings)

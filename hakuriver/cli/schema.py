@@ -28,6 +28,8 @@ SCHEMAS = {
     "containers": ("hakuriver.cli.schemas", "ContainersOutput", "`hakuriver docker list-containers --json`"),
     "packages": ("hakuriver.cli.schemas", "PackagesOutput", "`hakuriver docker list-tars --json`"),
     "doctor": ("hakuriver.cli.schemas", "DoctorOutput", "`hakuriver doctor --json`"),
+    "config": ("hakuriver.cli.schemas", "ConfigOutput", "`hakuriver config show --json`"),
+    "config-check": ("hakuriver.cli.schemas", "ConfigCheckOutput", "`hakuriver config check --json`"),
 }
 
 
@@ -42,7 +44,7 @@ def schema(name: str | None) -> None:
     """
     if name is None:
         for each, (_, _, what) in SCHEMAS.items():
-            out(f"{each.ljust(12)}{what}")
+            out(f"{each.ljust(14)}{what}")
         return
     out_json(json_schema(name))
 

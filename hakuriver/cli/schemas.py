@@ -246,4 +246,39 @@ class DoctorOutput(Output):
     findings: list[FindingOutput]
 
 
+class ConfigValue(Output):
+    """A key of the configuration, and what it is here."""
+
+    key: str = Field(description="section.key")
+    value: str | float | bool | list[str] | list[int] | None = Field(description="times in seconds, sizes in bytes")
+    toml: str | None = Field(description="the value as the file would say it")
+    source: Literal["file", "environment", "derived", "default"]
+    origin: str | None = Field(description="the file, the variable, or the keys that it is derived from")
+    has_effect: bool = Field(description="false: a key that is only accepted")
+
+
+class ConfigOutput(Output):
+    """hakuriver config show --json."""
+
+    file: str | None = Field(description="the configuration file that applies; null: there is none")
+    values: list[ConfigValue] = Field(description="every key")
+
+
+class ConfigFault(Output):
+    """Something about a key."""
+
+    key: str | None = Field(description="section.key, or a section; null: the file cannot be read at all")
+    value: str | None = Field(description="as TOML; null: it is not about a value")
+    text: str
+
+
+class ConfigCheckOutput(Output):
+    """hakuriver config check --json."""
+
+    file: str | None = Field(description="the configuration file that applies; null: none, or none that can be read")
+    good: bool = Field(description="whether there are no problems")
+    problems: list[ConfigFault] = Field(description="with one of them no daemon starts")
+    notes: list[ConfigFault] = Field(description="keys without effect, and what will not work on this machine")
+
+
 ListOutput.model_rebuild()

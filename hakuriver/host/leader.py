@@ -56,8 +56,8 @@ class Engine(Protocol):
 SETTLING_S = 0.05
 #: Seconds between two documents sent only because an earlier one has not been claimed.
 NUDGE_S = 10.0
-#: Seconds between two looks for what an earlier host has left: while something is unclaimed, and otherwise.
-SWEEP_S, SWEEP_IDLE_S = 5.0, 60.0
+#: Seconds between two looks for what an earlier host has taken back, while nothing is unclaimed.
+SWEEP_IDLE_S = 60.0
 
 
 class Host:
@@ -456,7 +456,7 @@ class Host:
         if self._every("housekeeping", 3600.0):
             self.collect(None)
             self._dismiss()
-        if self._every("sweep", SWEEP_S):
+        if self._every("sweep", self.timing.cleanup_check_interval):
             for entry in self.door.find_taken():
                 self.forget_taken(entry)  # its removal met a share that was just going away
             self._sweep_revoked()

@@ -50,7 +50,7 @@ def run(settings: Settings) -> int:
         except (NodeTaken, Superseded) as reason:
             raise Refused(str(reason)) from reason
 
-    return daemons.serve(work, log, settings.paths.runner_log_file, "tasks go on")
+    return daemons.serve(work, log, settings.runner_log_file, "tasks go on")
 
 
 class Ticking:

@@ -62,7 +62,7 @@ class Lookout:
         self._numa: tuple[NumaNode, ...] = ()
         self._abilities = Abilities()
         self._looker: Looker | None = None
-        self._gpus = GpuWatch(Nvml(settings.resources.gpus).read, settings.timing.heartbeat_interval)
+        self._gpus = GpuWatch(Nvml(settings.resources.gpus).read, settings.timing.gpu_interval)
         self._looked, self._stop = threading.Event(), threading.Event()
 
     def start(self) -> None:

@@ -32,7 +32,8 @@ class River:
         config.write_text(
             f'[paths]\nshared_dir = "{self.share}"\nstate_dir = "{directory}/state"\n'
             f'local_temp_dir = "{directory}/temp"\n'
-            '[scheduling]\nexecutor = "process"\n[timing]\nheartbeat_interval = 1\npoll_interval = 0.2\n'
+            '[scheduling]\nexecutor = "process"\n[timing]\nheartbeat_interval = 1\n'
+            "offline_after = 30\npoll_interval = 0.2\n"
         )
         self.environment = {**os.environ, "HAKURIVER_CONFIG": str(config)}
         self.processes: list[subprocess.Popen[bytes]] = []

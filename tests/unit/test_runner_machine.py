@@ -13,7 +13,7 @@ from hakuriver.records import Gpu, GpuLoad, Heartbeat, Load, NodeDescription, Nu
 from hakuriver.runner import baton, machine
 from hakuriver.runner.baton import Gone, NodeTaken, Superseded
 from hakuriver.runner.heart import differ
-from hakuriver.settings import Resources
+from hakuriver.settings import Resources, parse
 from hakuriver.spool.files import Entry, LocalDisk, names
 
 RECORDED = Path(__file__).resolve().parent.parent / "data" / "cgroup"
@@ -236,3 +236,13 @@ def test_a_baton_that_is_not_ours_any_more(scratch: Path) -> None:
     disk.remove("nodes/n1/runner.2.aa")
     with pytest.raises(Gone):
         baton.check(disk, "n1", "aa", 1)
+
+
+@pytest.mark.parametrize(("timing", "seconds"), [({}, 5.0), ({"resource_check_interval": "2s"}, 2.0)])
+def test_gpus_are_read_as_often_as_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch, timing: dict[str, str], seconds: float
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(machine, "GpuWatch", lambda _read, every_s: asked.append(every_s))
+    machine.Lookout(parse({"timing": timing}, "test"))
+    assert asked == [seconds]
