@@ -167,8 +167,3 @@ def test_clients_refuse_unknown_keys_too(home: Path, text: str, said: str) -> No
 
 def test_clients_know_all_keys() -> None:
     assert sorted(f"{s}.{key}" for s, keys in config.KEYS.items() for key in keys) == sorted(settings.known_keys())
-
-
-def test_the_readme_tells_every_key() -> None:
-    readme = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text()
-    assert [key for key in settings.known_keys() if f"| `{key}` |" not in readme] == []
