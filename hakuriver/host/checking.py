@@ -152,7 +152,7 @@ def _explain(error: Any, model: type[BaseModel]) -> dict[str, Any]:
     if isinstance(raised, Conflict):
         return problem(raised.field, raised.value, raised.message, raised.remedy)
     info = model.model_fields.get(str(error["loc"][0])) if error["loc"] else None
-    value = None if field == "file" else error["input"]
+    value = None if error["loc"][:1] in ((), ("env",)) else error["input"]  # receipts are open to all, an env is not
     remedy = (info.description if info else None) or "`hakuriver schema job` shows what it may hold"
     return problem(field, value, error["msg"].removeprefix("Value error, "), remedy)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import os
 import shlex
 import sqlite3
@@ -20,6 +21,8 @@ import sqlite_utils
 
 from hakuriver.offers import gpus_of
 from hakuriver.records import TaskRow
+
+log = logging.getLogger("hakuriver.host")
 
 #: Raised whenever a table changes: an index of another version is made anew.
 SCHEMA = 2
@@ -51,15 +54,27 @@ class Index:
         self._db = self._open()
 
     def _open(self) -> sqlite_utils.Database:
+        index = False
         try:
             db = self._connect()
-            if self._meta(db) == {"cluster_id": self._cluster_id, "schema": str(SCHEMA)}:
+            meta = self._meta(db)
+            if meta == {"cluster_id": self._cluster_id, "schema": str(SCHEMA)}:
                 return db
+            index = bool(meta) or not db.table_names()
             db.conn.close()
         except sqlite3.DatabaseError:
-            pass  # not a database, or a broken one: it is derived, so it is made anew
-        self._delete()
+            pass  # not a database, or a broken one
+        if not index:
+            self._set_aside()
+        self._delete()  # an index is derived, so it is made anew
         return self._create()
+
+    def _set_aside(self) -> None:
+        """Keep what was not made here under another name: an earlier version's history may be nowhere else."""
+        names = (f"{self._path}.old{number}" for number in itertools.count(1))
+        aside = next(name for name in names if not os.path.lexists(name))
+        os.rename(self._path, aside)
+        log.warning("%s is no index of a river: it is kept as %s", self._path, aside)
 
     def _connect(self) -> sqlite_utils.Database:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)

@@ -321,6 +321,13 @@ def test_an_unknown_key_is_told_with_the_nearest_known_one(river: River) -> None
     assert (error.value, error.remedy) == ("3", "the nearest known one is time_limit")
 
 
+@pytest.mark.parametrize("env", [{"KEY": "s3cret", "A=B": "1"}, {"KEY": ["s3cret"]}, ["s3cret"]])
+def test_a_refusal_tells_no_value_of_an_environment(river: River, env: Any) -> None:
+    receipt = river.ask("bad.json", json.dumps({"command": ["x"], "env": env}).encode())
+    assert receipt.errors[0].field.startswith("env")
+    assert "s3cret" not in receipt.model_dump_json()
+
+
 def test_100_mb_are_refused_without_being_read(river: River) -> None:
     path = river.drop("huge.json", RUN)
     os.truncate(path, 100_000_000)

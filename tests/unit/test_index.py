@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,19 @@ def test_what_does_not_fit_is_made_anew(scratch: Path, damage: str) -> None:
     again = Index(path, "cluster")
     assert again.fresh
     assert again.recent() == []
+
+
+def test_a_database_of_something_else_is_kept_under_another_name(scratch: Path) -> None:
+    path = scratch / "cluster_management.db"
+    for number in (1, 2):
+        with contextlib.closing(sqlite3.connect(path)) as history:
+            history.execute(f"create table tasks_{number} (task_id integer)")
+        index = Index(str(path), "cluster")
+        assert index.fresh
+        index.close()
+        with contextlib.closing(sqlite3.connect(f"{path}.old{number}")) as history:
+            assert history.execute("select name from sqlite_master").fetchall() == [(f"tasks_{number}",)]
+        path.unlink()
 
 
 def test_it_is_kept_over_a_restart(scratch: Path) -> None:
