@@ -55,7 +55,7 @@ def ssh(words: tuple[str, ...]) -> int:  # noqa: ARG001 - the answer is the same
     \b
     Example:
       hakuriver ssh 5678                               # says what serves meanwhile:
-      hakuriver task status 5678                       # names the node, to log in to as to any machine
+      hakuriver task status 5678                       # names the node; log in to it as usual
     """
     return _answer(_SSH, _TO_NODES)
 

@@ -55,7 +55,7 @@ def translate(typed: Sequence[str]) -> Present | None:
         raise click.UsageError(f"{used[0]} and {used[1]} do not go together: {_ONE_OF}")
     if found:
         words, form = _FORMS[found[0][0]]
-        more = found[0][1] + rest
+        more = _value(*found[0]) + rest
         return Present(words + more, ["hakuriver", *form, *more])
     return Present(["submit", *rest, *command], ["hakuriver", "submit", *rest, *command]) if used else None
 
@@ -76,9 +76,9 @@ def _begins_with_option(head: list[str]) -> bool:
     return first is not None and first.startswith("-") and first not in ("-h", "--help")
 
 
-def _split(head: list[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
+def _split(head: list[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
     """The options that are commands by themselves, each with its value if it has one; and all other words."""
-    found: list[tuple[str, list[str]]] = []
+    found: list[tuple[str, str | None]] = []
     rest: list[str] = []
     at = 0
     while at < len(head):
@@ -87,12 +87,12 @@ def _split(head: list[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
         if option not in _FORMS:
             rest.append(head[at - 1])
         elif equals:
-            found.append((option, _value(option, value)))
+            found.append((option, value))
         elif option != "--list-nodes" and at < len(head) and not head[at].startswith("-"):
-            found.append((option, _value(option, head[at])))
+            found.append((option, head[at]))
             at += 1
         else:
-            found.append((option, _value(option, None)))
+            found.append((option, None))
     return found, rest
 
 
@@ -113,7 +113,11 @@ class _OldForms(LazyGroup):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Translate, and hint at the present form."""
-        present = None if ctx.resilient_parsing else translate(args)
+        try:
+            present = None if ctx.resilient_parsing else translate(args)
+        except click.UsageError as error:
+            error.ctx = ctx
+            raise
         if present:
             note(f"hint: the present form is `{clean(shlex.join(present.form))}`")
         return super().parse_args(ctx, present.words if present else args)

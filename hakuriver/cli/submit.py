@@ -38,7 +38,7 @@ _NOT_OF_A_JOB = {"from_file", "wait", "poll_interval", "as_json", "quiet", "no_r
 
 def _interval(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     """--poll-interval in seconds; None: as long as waiting has it."""
-    seconds = duration(context, parameter, value)
+    seconds = None if value is None else duration(context, parameter, value)
     if seconds == 0:
         raise click.BadParameter("it must be more than zero")
     return seconds
@@ -104,7 +104,7 @@ def submit(
       hakuriver submit --array 0-199%8 -- sh -c 'process part-$HAKURIVER_TASK_INDEX'
       hakuriver submit --gpus 2 --container torch -- python train.py
       hakuriver submit --target n1:0 --target n1:1 --container NULL -- ./bound-to-memory
-      hakuriver submit --from jobs.jsonl --wait
+      hakuriver submit --from jobs.jsonl --wait --poll-interval 0.2
     """
     river = share()
     timeout = 0.0 if no_receipt else RECEIPT_S

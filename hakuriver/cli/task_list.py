@@ -56,6 +56,7 @@ def list_jobs(
     \b
     Example:
       hakuriver task list --state failed --state killed_oom --since 1d
+      hakuriver task list --batch 5678
     """
     river = share()
     jobs = tuple(target.job for target in resolving.resolve(river, batch))
