@@ -25,7 +25,7 @@ def command(name: str, what: str, as_json: bool, timeout: float, no_receipt: boo
       hakuriver task command 5678 pause
       hakuriver client command 5678 resume
     """
-    return control(what, (name,), False, False, as_json, no_receipt, timeout)
+    return control(what, (name,), all_jobs=False, mine=False, as_json=as_json, no_receipt=no_receipt, timeout=timeout)
 
 
 @click.command(cls=Command)
