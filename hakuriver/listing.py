@@ -35,6 +35,7 @@ class Wanted(NamedTuple):
     users: tuple[str, ...] = ()
     names: tuple[str, ...] = ()  #: patterns as of the shell
     since_s: float | None = None  #: submitted not longer ago than so many seconds, by the id
+    jobs: tuple[str, ...] = ()  #: their ids
 
     def matches(self, row: dict[str, Any]) -> bool:
         """Whether a row is listed."""
@@ -52,10 +53,13 @@ class Wanted(NamedTuple):
 
 
 def rows(share: Share, wanted: Wanted, limit: int | None) -> list[dict[str, Any]]:
-    """Rows as records.JobRow, newest first, at most `limit`. A job that no host has read has the state submitted."""
+    """Rows as records.JobRow, newest first, at most `limit`. A job that no host has read has the state submitted.
+
+    Raises NotFound if a job that is named lies nowhere.
+    """
     found: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for row in _all(share, wanted):
+    for row in _named(share, wanted.jobs) if wanted.jobs else _all(share, wanted):
         if limit is not None and len(found) >= limit:
             break
         if row["job"] not in seen and wanted.matches(row):
@@ -73,6 +77,22 @@ def _all(share: Share, wanted: Wanted) -> Iterator[dict[str, Any]]:
     yield from recent
     if index is None or len(recent) >= RECENT_MOST:
         yield from _older(share, wanted, known)
+
+
+def _named(share: Share, jobs: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Jobs that are named, newest first: found by their ids, however old they are."""
+    for job in sorted(set(jobs), reverse=True):
+        snapshot = reading.read_snapshot(share, job)
+        yield row_of(snapshot) if snapshot else _unseen_row(reading.load(share, job))
+
+
+def _unseen_row(job: reading.Job) -> dict[str, Any]:
+    """A job that has no snapshot: at the door, just accepted, or refused."""
+    row = _submitted_row(job.job, job.spec)
+    if job.receipt is None:
+        return row
+    told = {"state": job.state, "exit_code": job.exit_code, "accepted_at": job.accepted_at}
+    return {**row, **told, "count": job.total, "counts": job.counts, "reason": job.receipt.outcome}
 
 
 def submitted(share: Share) -> Iterator[dict[str, Any]]:

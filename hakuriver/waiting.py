@@ -214,8 +214,16 @@ def wait(
     return run(waiter, timeout, on_poll)
 
 
-def run(waiter: Waiter, timeout: float | None, on_poll: Callable[[Waiter], None] | None = None) -> list[Outcome]:
-    """Poll until all is over: soon after a change, ever more seldom without one. Raises TimedOut."""
+def run(
+    waiter: Waiter,
+    timeout: float | None,
+    on_poll: Callable[[Waiter], None] | None = None,
+    longest: float = LONGEST_POLL,
+) -> list[Outcome]:
+    """Poll until all is over: soon after a change, ever more seldom without one. Raises TimedOut.
+
+    `longest`: seconds between two looks at most, unless the looks themselves take long.
+    """
     end = None if timeout is None else time.monotonic() + timeout
     pause = FIRST_POLL
     while True:
@@ -228,6 +236,6 @@ def run(waiter: Waiter, timeout: float | None, on_poll: Callable[[Waiter], None]
             return waiter.outcomes
         if end is not None and now >= end:
             raise TimedOut(waiter.outcomes, waiter.left)
-        pause = FIRST_POLL * 5 if changed else min(pause * 1.3, LONGEST_POLL)
+        pause = min(FIRST_POLL * 5 if changed else pause * 1.3, longest)
         pause = max(pause, (now - began) / POLL_SHARE)
         time.sleep(pause if end is None else max(0.0, min(pause, end - now)))

@@ -26,15 +26,22 @@ def _keep(context: click.Context, _parameter: click.Parameter, value: str | None
         context.find_root().meta["hakuriver.config"] = value
 
 
+def _config_option(*names: str) -> Callable[[F], F]:
+    return click.option(
+        *names,
+        "--config",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep,
+        is_eager=True,
+        help="Configuration file; else HAKURIVER_CONFIG, else ~/.hakuriver/config.toml.",
+    )
+
+
 #: --config, before or after the subcommand.
-config_option = click.option(
-    "--config",
-    metavar="FILE",
-    expose_value=False,
-    callback=_keep,
-    is_eager=True,
-    help="Configuration file; else HAKURIVER_CONFIG, else ~/.hakuriver/config.toml.",
-)
+config_option = _config_option()
+#: The same for daemons, which know it by a letter, too.
+daemon_config_option = _config_option("-c")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; see `hakuriver schema`.")
 

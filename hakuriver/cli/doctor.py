@@ -44,7 +44,9 @@ WIDTH = 100
 
 
 @click.command(cls=Command)
-@click.option("--with", "other", metavar="NODE", help="Measure between this machine and NODE, whose runner is up.")
+@click.option(
+    "--with", "--peer", "other", metavar="NODE", help="Measure between this machine and NODE, whose runner is up."
+)
 @click.option("--shared-dir", metavar="DIR", help="This directory, whether it is a river yet or not.  [the river's]")
 @json_option
 @config_option

@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from hakuriver import config
-from hakuriver.cli.common import chosen_config, config_option, json_option, note, out_json, share, timeout_option
+from hakuriver.cli.common import (
+    chosen_config,
+    config_option,
+    daemon_config_option,
+    json_option,
+    note,
+    out_json,
+    share,
+    timeout_option,
+)
 from hakuriver.cli.frame import Command, LazyGroup
 from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
 
@@ -18,7 +27,7 @@ from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
     aliases={"rebuild-index": "reindex"},
     invoke_without_command=True,
 )
-@config_option
+@daemon_config_option
 @click.pass_context
 def host(context: click.Context) -> int | None:
     """Run the host: it accepts jobs, and decides which node runs what. One machine of the cluster does.

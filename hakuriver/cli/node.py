@@ -20,6 +20,8 @@ from hakuriver.spool import layout
 from hakuriver.spool.access import Share
 from hakuriver.spool.layout import NodePaths
 
+NONE_YET = "no host has told of any node yet: start `hakuriver host`, and `hakuriver runner` on each node"
+
 
 @click.command("list", cls=Command)
 @json_option
@@ -38,14 +40,14 @@ def list_nodes(as_json: bool) -> None:
         out_json(index or {"at": None, "host": None, "cut_off": False, "nodes": []})
         return
     if index is None:
-        note("no host has told of any node yet: start `hakuriver host`, and `hakuriver runner` on each node")
+        note(NONE_YET)
         return
     if index.get("cut_off"):
         note("the host may be cut off from the share itself: it takes no silent node's tasks for lost")
     width = terminal_width() if is_terminal(sys.stdout) else None
     for line in table(*_columns(index["nodes"]), width):
         out(line)
-    note(_as_of(index["at"]))
+    note(as_of(index["at"]))
 
 
 def _columns(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
@@ -90,10 +92,18 @@ def show(name: str, as_json: bool) -> None:
       hakuriver node show n1
     """
     river = share()
-    found = _node(river, name)
+    found = facts(river, reading.nodes_index(river), name)
     if as_json:
         out_json(found)
         return
+    for line in lines(name, found):
+        out(line)
+    if found["at"]:
+        note(as_of(found["at"]))
+
+
+def lines(name: str, found: dict[str, Any]) -> list[str]:
+    """The `facts` of a node, for people."""
     row, what = found["row"] or {}, found["description"] or {}
     load = row.get("load", {})
     rows: list[tuple[str, object]] = [
@@ -118,10 +128,7 @@ def show(name: str, as_json: bool) -> None:
         *(("problem", text) for text in hardware.troubles(row)),
     ]  # fmt: skip
     rows += [("runs", task) for task in found["tasks"]]
-    for line in pairs([(label, value) for label, value in rows if value not in (None, "", "-")]):
-        out(line)
-    if found["at"]:
-        note(_as_of(found["at"]))
+    return pairs([(label, value) for label, value in rows if value not in (None, "", "-")])
 
 
 def _temperature(load: dict[str, Any]) -> str | None:
@@ -131,7 +138,8 @@ def _temperature(load: dict[str, Any]) -> str | None:
     return f"{highest:.0f}C, {average:.0f}C on average"
 
 
-def _as_of(at: float) -> str:
+def as_of(at: float) -> str:
+    """When the host told, for people."""
     return f"as of {when(at)}, by the host's clock"
 
 
@@ -139,12 +147,17 @@ def _of(held: int, total: int | None) -> str:
     return f"{units.format_size(held)} held of {units.format_size(total)}"
 
 
-def _node(river: Share, name: str) -> dict[str, Any]:
-    index = reading.nodes_index(river)
+def known(river: Share, index: dict[str, Any] | None) -> list[str]:
+    """Names of all nodes, whether a host has heard of them or not."""
+    return sorted({row["node"] for row in (index or {}).get("nodes", ())} | set(river.names(layout.NODES)))
+
+
+def facts(river: Share, index: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    """What index/nodes.json and the node's own files tell: `hakuriver schema node`. Raises NotFound."""
     row = next((row for row in (index or {}).get("nodes", ()) if row["node"] == name), None)
-    known = sorted({row["node"] for row in (index or {}).get("nodes", ())} | set(river.names(layout.NODES)))
-    if name not in known:
-        raise NotFound(f"there is no node {clean(name)!r}; nodes known: {', '.join(known) or 'none'}")
+    names = known(river, index)
+    if name not in names:
+        raise NotFound(f"unknown node {clean(name)!r}; nodes known: {', '.join(names) or 'none'}")
     paths = NodePaths(name)
     epochs = [int(n[5:-5]) for n in river.names(paths.root) if n.startswith("node.") and n[5:-5].isdigit()]
     description = river.read_json(paths.description(max(epochs))) if epochs else None

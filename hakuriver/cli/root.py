@@ -110,6 +110,7 @@ def node() -> None:
         "list-tars": "docker:list_tars",
         "create-tar": "docker:create_tar",
         "delete-tar": "docker:delete_tar",
+        "check-vps": "later:check_vps",
     },
 )
 @config_option

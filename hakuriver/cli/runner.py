@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hakuriver import config
-from hakuriver.cli.common import chosen_config, config_option, note
+from hakuriver.cli.common import chosen_config, daemon_config_option, note
 from hakuriver.cli.frame import Command
 from hakuriver.errors import Invalid
 from hakuriver.spool import layout
@@ -13,7 +13,7 @@ from hakuriver.spool import layout
 
 @click.command(cls=Command)
 @click.option("--name", metavar="NODE", help="This node's name.  [node.name of the configuration, else the host name]")
-@config_option
+@daemon_config_option
 def runner(name: str | None) -> int:
     """Make this machine a node: run the tasks that the host sends here.
 

@@ -25,6 +25,7 @@ SCHEMAS = {
     "control": ("hakuriver.cli.schemas", "ControlOutput", "--json of kill, pause, resume, requeue, drain, forget, gc"),
     "nodes": ("hakuriver.cli.schemas", "NodesOutput", "`hakuriver node list --json`"),
     "node": ("hakuriver.cli.schemas", "NodeOutput", "`hakuriver node show --json`"),
+    "health": ("hakuriver.cli.schemas", "HealthOutput", "`hakuriver client health --json`"),
     "containers": ("hakuriver.cli.schemas", "ContainersOutput", "`hakuriver docker list-containers --json`"),
     "packages": ("hakuriver.cli.schemas", "PackagesOutput", "`hakuriver docker list-tars --json`"),
     "doctor": ("hakuriver.cli.schemas", "DoctorOutput", "`hakuriver doctor --json`"),

@@ -203,6 +203,18 @@ class NodeOutput(Output):
     load: Load | None = None
 
 
+class NodeHealth(NodeOutput):
+    """One of several nodes."""
+
+    node: str
+
+
+class HealthOutput(Output):
+    """hakuriver client health --json."""
+
+    nodes: list[NodeHealth] = Field(description="the one that was named, or all")
+
+
 class ContainersOutput(Output):
     """hakuriver docker list-containers --json."""
 

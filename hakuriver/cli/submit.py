@@ -13,6 +13,7 @@ from hakuriver.cli.common import (
     EXIT_REFUSED,
     EXIT_UNKNOWN,
     config_option,
+    duration,
     json_option,
     no_answer,
     note,
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
 #: How long a receipt is waited for, seconds.
 RECEIPT_S = 1.0
 #: Options that are not a job's, and so go with --from.
-_NOT_OF_A_JOB = {"from_file", "wait", "as_json", "quiet", "no_receipt", "command"}
+_NOT_OF_A_JOB = {"from_file", "wait", "poll_interval", "as_json", "quiet", "no_receipt", "command"}
+
+
+def _interval(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """--poll-interval in seconds; None: as long as waiting has it."""
+    seconds = None if value is None else duration(context, parameter, value)
+    if seconds == 0:
+        raise click.BadParameter("it must be more than zero")
+    return seconds
 
 
 @click.command(cls=Command, context_settings={"allow_interspersed_args": False})
@@ -67,14 +76,18 @@ _NOT_OF_A_JOB = {"from_file", "wait", "as_json", "quiet", "no_receipt", "command
 @click.option("--private-pid", is_flag=True, help="It sees its own processes alone.")
 @click.option("--from", "from_file", metavar="FILE", help="Submit JSON Lines, one job a line, as one; - reads stdin.")
 @click.option("--wait", is_flag=True, help="Wait until all is over, and exit as `hakuriver task wait` does.")
+@click.option(
+    "--poll-interval", callback=_interval, metavar="SEC",
+    help="With --wait: at most so long between two looks; shorter after a change.  [1]",
+)  # fmt: skip
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the ids and errors alone.")
 @click.option("--no-receipt", is_flag=True, help="Do not wait up to a second for the host's answer.")
 @config_option
 @click.argument("command", metavar="-- COMMAND [ARGS]...", nargs=-1, type=click.UNPROCESSED)
 def submit(
-    from_file: str | None, wait: bool, as_json: bool, quiet: bool, no_receipt: bool, command: tuple[str, ...],
-    **job: Any,
+    from_file: str | None, wait: bool, poll_interval: float | None, as_json: bool, quiet: bool, no_receipt: bool,
+    command: tuple[str, ...], **job: Any,
 ) -> int:  # fmt: skip
     """Submit a job: COMMAND with its ARGS, which no shell reads. Write -- before it.
 
@@ -91,7 +104,7 @@ def submit(
       hakuriver submit --array 0-199%8 -- sh -c 'process part-$HAKURIVER_TASK_INDEX'
       hakuriver submit --gpus 2 --container torch -- python train.py
       hakuriver submit --target n1:0 --target n1:1 --container NULL -- ./bound-to-memory
-      hakuriver submit --from jobs.jsonl --wait
+      hakuriver submit --from jobs.jsonl --wait --poll-interval 0.2
     """
     river = share()
     timeout = 0.0 if no_receipt else RECEIPT_S
@@ -109,7 +122,7 @@ def submit(
         for name in ids:
             out(name)
     sys.stdout.flush()
-    return _finish(river, done, wait, as_json, quiet)
+    return _finish(river, done, wait, poll_interval, as_json, quiet)
 
 
 def _submit_one(
@@ -199,14 +212,18 @@ def _refused(refusal: client.Refused, as_json: bool, wait: bool) -> int:
     return EXIT_UNKNOWN if wait else EXIT_REFUSED
 
 
-def _finish(river: Share, done: dict[str, Any], wait: bool, as_json: bool, quiet: bool) -> int:
+def _finish(
+    river: Share, done: dict[str, Any], wait: bool, poll_interval: float | None, as_json: bool, quiet: bool
+) -> int:
     status, outcomes = 0, None
     if wait:
         from hakuriver.cli.task_wait import wait_for
         from hakuriver.resolving import Target
+        from hakuriver.waiting import LONGEST_POLL
 
+        jobs = [Target(job) for job in done["jobs"]]
         status, outcomes = wait_for(
-            river, [Target(job) for job in done["jobs"]], None, quiet or as_json, to_stderr=True
+            river, jobs, None, quiet or as_json, to_stderr=True, longest=poll_interval or LONGEST_POLL
         )
     if as_json:
         out_json({**done, "outcomes": outcomes})

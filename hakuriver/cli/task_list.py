@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hakuriver import listing, units
+from hakuriver import listing, resolving, units
 from hakuriver.cli.common import config_option, duration, json_option, out, out_json, share
 from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import is_terminal, states, table, terminal_width, when
@@ -33,17 +33,21 @@ NODES_SHOWN = 3
 
 
 @click.command("list", cls=Command)
-@click.option("--state", multiple=True, type=click.Choice(_STATES), help="The job's, or that of any of its tasks.")
+@click.option(
+    "--state", "--status", multiple=True, type=click.Choice(_STATES), metavar="STATE",
+    help=f"The job's, or that of any of its tasks: {', '.join(_STATES)}.",
+)  # fmt: skip
 @click.option("--node", multiple=True, metavar="NODE", help="Jobs that have run there.")
 @click.option("--user", multiple=True, metavar="USER", help="Whose they are.")
 @click.option("--name", multiple=True, metavar="PATTERN", help="Their names; * and ? stand for others.")
 @click.option("--since", callback=duration, metavar="TIME", help="Submitted not longer ago than so, as 90m or 2d.")
+@click.option("--batch", multiple=True, metavar="ID", help="That job alone, or the job of that task.")
 @click.option("--limit", type=click.IntRange(0), default=50, help="The newest so many; 0: all.  [50]")
 @json_option
 @config_option
 def list_jobs(
     state: tuple[str, ...], node: tuple[str, ...], user: tuple[str, ...], name: tuple[str, ...], since: float | None,
-    limit: int, as_json: bool,
+    batch: tuple[str, ...], limit: int, as_json: bool,
 ) -> None:  # fmt: skip
     """List jobs, newest first: a line for each, with its tasks by state.
 
@@ -52,9 +56,11 @@ def list_jobs(
     \b
     Example:
       hakuriver task list --state failed --state killed_oom --since 1d
+      hakuriver task list --batch 5678
     """
-    wanted = Wanted(state, node, user, name, since)
-    rows = listing.rows(share(), wanted, limit or None)
+    river = share()
+    jobs = tuple(target.job for target in resolving.resolve(river, batch))
+    rows = listing.rows(river, Wanted(state, node, user, name, since, jobs), limit or None)
     if as_json:
         out_json({"jobs": rows})
         return

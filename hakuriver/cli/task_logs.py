@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -11,14 +13,23 @@ from hakuriver.cli.frame import Command
 from hakuriver.logs import Reading
 
 
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What all commands that print an output have."""
+    for option in (
+        config_option,
+        json_option,
+        click.option("--tail", type=click.IntRange(0), metavar="N", help="Begin N lines before the end."),
+        click.option("--attempt", type=click.IntRange(1), metavar="N", help="The N-th attempt.  [the latest]"),
+        click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended and all is printed."),
+        click.argument("name", metavar="ID"),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(cls=Command)
-@click.argument("name", metavar="ID")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended and all is printed.")
-@click.option("--attempt", type=click.IntRange(1), metavar="N", help="The N-th attempt.  [the latest]")
+@reading_options
 @click.option("--err", is_flag=True, help="stderr instead of stdout.")
-@click.option("--tail", type=click.IntRange(0), metavar="N", help="Begin N lines before the end.")
-@json_option
-@config_option
 def logs(name: str, follow: bool, attempt: int | None, err: bool, tail: int | None, as_json: bool) -> None:
     """Print what a task wrote to stdout, as it lies on the share.
 
@@ -29,6 +40,11 @@ def logs(name: str, follow: bool, attempt: int | None, err: bool, tail: int | No
     Example:
       hakuriver task logs -f 5678-17
     """
+    print_output(name, follow, attempt, err, tail, as_json)
+
+
+def print_output(name: str, follow: bool, attempt: int | None, err: bool, tail: int | None, as_json: bool) -> None:
+    """Print stdout, or stderr, of one task's attempts."""
     if as_json and follow:
         raise click.UsageError("--json prints one document: it does not go with --follow")
     attempts: list[int] = []

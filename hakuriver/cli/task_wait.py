@@ -60,13 +60,18 @@ def wait(
 
 
 def wait_for(
-    river: Share, targets: list[resolving.Target], timeout: float | None, quiet: bool, to_stderr: bool = False
+    river: Share,
+    targets: list[resolving.Target],
+    timeout: float | None,
+    quiet: bool,
+    to_stderr: bool = False,
+    longest: float = waiting.LONGEST_POLL,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Wait and tell; return the exit status and the outcomes as JSON shows them."""
+    """Wait and tell; return the exit status and the outcomes as JSON shows them. `longest`: as for waiting.run."""
     waiter = Waiter(river, targets)
     telling = _Telling(river, quiet, sys.stderr if to_stderr else sys.stdout)
     try:
-        outcomes = waiting.run(waiter, timeout, telling.look)
+        outcomes = waiting.run(waiter, timeout, telling.look, longest)
         status = waiting.exit_code(outcomes)
     except waiting.TimedOut as late:
         telling.clear()
