@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import eventually
@@ -24,8 +27,20 @@ def word() -> str:
     return f"3{random.randrange(10**9):09d}"
 
 
-def begin(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*COMMAND, *arguments], env=environment(), **options)  # type: ignore[call-overload,no-any-return]
+@contextmanager
+def begin(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """It and what it has started are gone in the end."""
+    process = subprocess.Popen([*COMMAND, *arguments], env=environment(), start_new_session=True, **options)
+    try:
+        yield process
+        process.wait(30)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # as it should be
+        with process:
+            pass  # closes its pipes, and reaps it
 
 
 # -- exit statuses
@@ -167,11 +182,12 @@ def test_a_dry_run_of_any_size_ends_when_nobody_reads(scratch: Path) -> None:
 
 
 def test_nothing_goes_on_when_nobody_reads_its_messages(word: str) -> None:
-    read, write = os.pipe()
-    with begin("-j2", "sh", "-c", f"sleep $0; : {word}", f"span:[0.3,{word}]", stderr=write) as process:
-        os.close(write)
-        os.read(read, 1)
-        os.close(read)
+    code = f"sleep $0; exit 1; : {word}"
+    with begin("-j2", "sh", "-c", code, f"span:[0.3,{word}]", stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b"Task 2/2" not in process.stderr.readline():
+            pass
+        process.stderr.close()
         assert process.wait(30) == 1
     assert processes(word) == []
 

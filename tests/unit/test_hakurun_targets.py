@@ -72,6 +72,7 @@ def test_what_a_name_is(here: Path, name: str, kind: str) -> None:
     [
         ("nothing", "no module:function, no program on PATH, and no module"),
         ("tool.nothing", "no module:function"),
+        ("nothing.at.all", "no module:function"),
         ("no thing", "no module:function"),
         ("", "no module:function"),
         ("./nothing", "there is no such file"),
