@@ -141,20 +141,21 @@ def test_input_is_for_runs_one_after_the_other() -> None:
 
 def test_many_runs_leave_nothing_behind() -> None:
     """No zombie at any time, and no memory for what is over."""
-    with begin("-j", "4", "true", "span:{1..3000}", stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        sizes, zombies = [], []
-        for line in process.stderr:
-            if line.endswith(b"00/3000: true " + line.split()[-1] + b"\n"):
-                sizes.append(resident_kb(process.pid))
-                zombies.append(len(children(process.pid)))
+    sizes, zombies = [], []
+    with begin("-j", "4", "true", "span:{1..3000}", stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            sizes.append(resident_kb(process.pid))
+            zombies.append(len(children(process.pid)))
+            time.sleep(0.05)
     assert process.returncode == 0
-    assert sizes[-1] - sizes[3] < 1000
+    known = [size for size in sizes if size]
+    assert known[-1] - known[len(known) // 2] < 300
     assert max(zombies) <= 4
 
 
 def resident_kb(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
+    """0 of one that is over."""
+    return int((Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split() or ["0"])[0])
 
 
 def children(pid: int) -> list[str]:
