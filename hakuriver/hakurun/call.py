@@ -4,26 +4,27 @@ The working directory counts for imports, as with `python -m`. What the function
 is told as Python does, without the frames of this file, and ends with 1.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import os
 import sys
 import traceback
+from operator import attrgetter
+from types import TracebackType
 
 #: Files whose frames say nothing to whoever wrote the function.
 _OURS = (__file__, importlib.__file__, "<frozen importlib")
 
 
-def call(target: str, arguments: list) -> None:  # type: ignore[type-arg]
-    """Import it and call it."""
+def call(target: str, arguments: list[object]) -> None:
+    """Import `module:function` and call it; the function may lie in a class, as `module:Class.function`."""
     module, _, path = target.partition(":")
-    function = importlib.import_module(module)
-    for name in path.split("."):
-        function = getattr(function, name)
-    function(*arguments)  # type: ignore[operator]
+    attrgetter(path)(importlib.import_module(module))(*arguments)
 
 
-def _tell(kind: type, error: BaseException, trace) -> None:  # type: ignore[no-untyped-def]
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
         trace = trace.tb_next
     traceback.print_exception(kind, error, trace)
@@ -33,5 +34,6 @@ if __name__ == "__main__":
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.getcwd()
     sys.excepthook = _tell
-    sys.argv = [sys.argv[1], *map(str, values := json.loads(sys.argv[2]))]
-    call(sys.argv[0], values)
+    target, values = sys.argv[1], json.loads(sys.argv[2])
+    sys.argv = [target, *map(str, values)]
+    call(target, values)

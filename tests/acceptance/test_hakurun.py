@@ -100,6 +100,12 @@ def test_a_sweep_of_submissions_is_so_many_jobs(cluster: Up) -> None:
     assert cluster.hakuriver("task", "wait", *ran.stdout.split()).returncode == 0
 
 
+def test_the_documented_sweep_of_submissions(cluster: Up) -> None:
+    line = "hakuriver.client --target h:0 -- python script.py"
+    ran = hakurun(cluster, "--dry-run", *line.split(), "span:{1..10}")
+    assert ran.stdout.splitlines() == [f"{line} {number}" for number in range(1, 11)]
+
+
 def test_a_killed_job_leaves_no_run(cluster: Up) -> None:
     ran = cluster.hakuriver("submit", "--", str(BIN / "hakurun"), "-j", "2", "sleep", "span:{3000017..3000020}")
     job = ran.stdout.strip()

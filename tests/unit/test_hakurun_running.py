@@ -262,9 +262,9 @@ def test_ctrl_c_twice_kills_what_does_not_obey(word: str) -> None:
 
 
 def test_ctrl_c_at_any_moment_leaves_nothing_behind(word: str) -> None:
-    for number in range(25):
+    for number in range(12):
         with begin("-j3", "sh", "-c", "sleep 0.1$0; : $1", "span:{1..30}", word, stderr=subprocess.DEVNULL) as process:
-            time.sleep(0.02 + number * 0.02)
+            time.sleep(0.02 + number * 0.04)
             process.send_signal(signal.SIGINT)
             status = process.wait(30)
         assert processes(word) == []
