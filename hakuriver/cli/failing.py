@@ -15,6 +15,7 @@ _OPTIONS = {
     "command": "COMMAND",
     "ID": "ID",
     "ENV": "ENV",
+    "argument": "argument",
     "from": "--from",
     "executor": "--executor",
 }

@@ -75,7 +75,12 @@ class Up:
 
 @pytest.fixture
 def up(scratch: Path) -> Iterator[Up]:
-    made = Up(scratch)
+    yield from up_of(scratch)
+
+
+def up_of(directory: Path) -> Iterator[Up]:
+    """One that leaves no process behind."""
+    made = Up(directory)
     yield made
     try:
         if made.process and made.process.poll() is None:
