@@ -37,6 +37,7 @@ def examine(node: str, state_dir: str) -> list[Finding]:
         Finding("machine.node", OK, f"{node}: hakuriver {__version__}, Python {platform.python_version()}, "
                 f"Linux {platform.release()}"),
         *state(state_dir),
+        *judge_room("machine", os.statvfs(existing(state_dir))),
         clock(),
         *(tool(each) for each in TOOLS),
     ]  # fmt: skip
@@ -50,9 +51,9 @@ def state(path: str) -> list[Finding]:
     there = existing(path)
     found = judge_state(path, mounts.of(there))
     if not os.access(there, os.W_OK | os.X_OK):
-        found.append(Finding("machine.state", WARNING, f"{there} may not be written", "host and runner cannot start",
+        found.append(Finding("machine.state", BROKEN, f"{there} may not be written", "host and runner cannot start",
                              "give it to the user who runs them, or name another in paths.state_dir"))  # fmt: skip
-    return found + judge_room("machine", os.statvfs(there))
+    return found
 
 
 def existing(path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from hakuriver.daemons import Refused
-from hakuriver.doctor import mounts, probes, site
+from hakuriver.doctor import machine, mounts, probes, site
 from hakuriver.doctor.findings import BROKEN, WARNING, Finding, of_status
 from hakuriver.doctor.probes import Bench
 from hakuriver.ids import new_job_id
@@ -50,3 +50,9 @@ def refuse_broken(root: str, log: logging.Logger, disk: Disk | None = None) -> N
         log.warning("%s: %s: %s; %s", root, finding.value, finding.meaning, finding.remedy)
     for finding in of_status(found, BROKEN):
         raise Refused(f"{root} cannot be worked on: {finding.value}: {finding.meaning}; {finding.remedy}")
+
+
+def refuse_state(path: str) -> None:
+    """Raises Refused where local state cannot lie: on a network filesystem, as a home may be, or where none is made."""
+    for finding in of_status(machine.state(path), BROKEN):
+        raise Refused(f"paths.state_dir: {finding.value}: {finding.meaning}; {finding.remedy}")
