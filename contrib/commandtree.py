@@ -5,6 +5,7 @@ Everything comes from click's objects, never from rendered help, which depends o
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -104,7 +105,7 @@ def _argument(argument: click.Argument) -> str:
 
 def parts(text: str | None) -> Iterator[Part]:
     r"""A help text in pieces: click keeps the lines of those that begin with \b."""
-    for paragraph in re.split(r"\n\s*\n", (text or "").partition("\f")[0].strip()):
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc((text or "").partition("\f")[0])):
         mark, _, rest = paragraph.partition("\n")
         if mark.strip() != "\b":
             yield Part("text", " ".join(paragraph.split()))

@@ -44,7 +44,7 @@ _hakuriver() {
     local row
     local -a cells plain
     for row in "${(@f)$(_HAKURIVER_COMPLETE=1 ${(Q)words[1]} "${(@Q)words[2,CURRENT]}" 2>/dev/null)}"; do
-        cells=("${(@s:	:)row}")
+        cells=("${(@ps:\t:)row}")
         case ${cells[1]} in
             plain) plain+=("${cells[2]//:/\\:}:${cells[3]}") ;;
             file) [[ $PREFIX == --*=* ]] && compset -P 1 '*='; _files ;;
