@@ -65,10 +65,10 @@ def commands_page() -> str:
 
 
 COMMANDS_INTRODUCTION = """
-Every command has `-h` and `--help`, which show what stands here. Many have a second name, with a dot: both are the same
-program. `--config FILE` may stand before the command's name as well as after it. Words in capitals stand for values, what is in
-brackets may be left out, and `...` says that more may follow. Times are written as `90`, `90s`, `30m`, `2h30m` or `7d`,
-sizes as `512M`, `4G` (1000 based) or `4Gi`.
+Every command has `-h` and `--help`, which show what stands here. Many have a second name, with a dot: both are the
+same program. `--config FILE` may stand before the command's name as well as after it. Words in capitals stand for
+values, what is in brackets may be left out, and `...` says that more may follow. Times are written as `90`, `90s`,
+`30m`, `2h30m` or `7d`, sizes as `512M`, `4G` (1000 based) or `4Gi`.
 """.strip().splitlines()
 
 
@@ -160,10 +160,10 @@ def _sentence(text: str) -> str:
 
 
 CONFIGURATION_INTRODUCTION = """
-The file is `--config FILE`, else what `HAKURIVER_CONFIG` names, else `~/.hakuriver/config.toml`; without any there are the
-defaults. `HAKURIVER_SHARED_DIR` goes over `paths.shared_dir` in all of them. Unknown keys are refused, with the nearest
-known one. `hakuriver init config` writes a file in which every key is explained; `hakuriver config show` tells each value
-that applies here and where it comes from.
+The file is `--config FILE`, else what `HAKURIVER_CONFIG` names, else `~/.hakuriver/config.toml`; without any there are
+the defaults. `HAKURIVER_SHARED_DIR` goes over `paths.shared_dir` in all of them. Unknown keys are refused, with the
+nearest known one. `hakuriver init config` writes a file in which every key is explained; `hakuriver config show` tells
+each value that applies here and where it comes from.
 """.strip().splitlines()
 
 

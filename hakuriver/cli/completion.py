@@ -1,4 +1,4 @@
-"""`hakuriver completion`: what makes a shell complete our commands. What it then asks is answered in `completing.py`."""
+"""`hakuriver completion`: what makes a shell complete our commands; what it then asks is answered in completing.py."""
 
 from __future__ import annotations
 
