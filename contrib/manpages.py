@@ -43,6 +43,7 @@ EXIT_STATUS = {
 ENVIRONMENT = {
     "HAKURIVER_CONFIG": "the configuration file, where --config names none",
     "HAKURIVER_SHARED_DIR": "where the share is mounted here; it goes over paths.shared_dir of the configuration",
+    "HAKURIVER_CORES": "in a task: how many cores it has; hakurun --parallel starts no more at a time",
     "HAKURIVER_DEBUG": "if set, a fault in HakuRiver itself is shown with its traceback",
 }
 FILES = {

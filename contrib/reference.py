@@ -186,9 +186,10 @@ def completion_files() -> dict[str, str]:
 
 def write(root: Path) -> None:
     """Write everything; what is no longer made goes."""
+    made = documents()
     for directory in WHOLE:
         shutil.rmtree(root / directory, ignore_errors=True)
-    for name, text in documents().items():
+    for name, text in made.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

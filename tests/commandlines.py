@@ -57,8 +57,8 @@ def _simple(words: list[str]) -> Iterator[Use]:
     if words and words[0] in _OF_OTHERS:
         return
     for number, word in enumerate(words):
-        name = word.rpartition("/")[2]
-        if is_ours(name):
+        directory, _, name = word.rpartition("/")
+        if is_ours(name) and directory.rpartition("/")[2] in ("", "bin"):
             yield read(name, words[number + 1 :])
             return
 
@@ -81,6 +81,7 @@ class _Reading:
         self.text = " ".join([program, *words])
         self.path = program
         self.words = [word.strip("[],") or word for word in words]
+        self.all_words = tuple(self.words)
         self.options: set[str] = set()
         self.problems: list[str] = []
 
@@ -111,7 +112,7 @@ class _Reading:
 
     def _to_next_word(self, command: click.Command) -> str | None:
         """Take options; the next word that is none, or None at the end of what is ours."""
-        known = {name: p for p in command.params for name in (*p.opts, *p.secondary_opts)}
+        known = {name: p for p in self._parameters(command) for name in (*p.opts, *p.secondary_opts)}
         while self.words:
             word = self.words.pop(0)
             if word == "--":
@@ -123,6 +124,12 @@ class _Reading:
             else:
                 return word
         return None
+
+    def _parameters(self, command: click.Command) -> list[click.Parameter]:
+        """Those of a command; `hakurun --submit`, and a submission as 0.1 had it, take what `submit` takes."""
+        borrows = {"hakurun": {"--submit"}, "client": {"--target", "--"}}.get(command.name or "", set())
+        submit = load(cli.lazy["submit"]).params if borrows & {*self.all_words} else []
+        return [*submit, *command.params]
 
     def _long(self, known: dict[str, click.Parameter], word: str) -> None:
         name, equals, value = word.partition("=")
@@ -153,9 +160,9 @@ class _Reading:
         return self.words.pop(0) if self.words else None
 
     def _value(self, parameter: click.Parameter, value: str | None) -> None:
-        if value is None:
+        if value is None and not (parameter.metavar or "").startswith("["):
             self.problems.append(f"`{self.text}`: {parameter.opts[0]} is without a value")
-        elif isinstance(parameter.type, click.Choice) and not _fits(parameter.type, value):
+        elif value is not None and isinstance(parameter.type, click.Choice) and not _fits(parameter.type, value):
             self.problems.append(f"`{self.text}`: {parameter.opts[0]} cannot be {value}")
 
 

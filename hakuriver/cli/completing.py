@@ -127,7 +127,8 @@ def _directories(_context: click.Context) -> Items:
 
 def _program(context: click.Context) -> Items:
     """The first word of a command is a program, what follows may be files."""
-    yield CompletionItem("", type="file" if context.params.get("command") else "command")
+    begun = any(context.params.get(str(p.name)) for p in context.command.params if isinstance(p, click.Argument))
+    yield CompletionItem("", type="file" if begun else "command")
 
 
 BY_OPTION = {"--container": _environments, "--executor": _executors}
@@ -142,6 +143,8 @@ BY_METAVAR = {
     "ENV": _containers,
     "ENV|PACKAGE": _packages,
     "FILE": _files,
+    "FILE...": _files,
     "DIR": _directories,
     "-- COMMAND [ARGS]...": _program,
+    "[--] TARGET [ARGS]...": _program,
 }
