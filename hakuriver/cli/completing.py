@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem, _resolve_context, _resolve_incomplete
@@ -22,7 +22,8 @@ PATIENCE_S = 2.0
 #: Jobs that are offered.
 JOBS_MOST = 100
 
-Items = Iterator[CompletionItem[str]]
+if TYPE_CHECKING:
+    Items = Iterator[CompletionItem[str]]  # not subscriptable before click 8.2
 
 
 def complete(command: click.Command, program: str, words: list[str]) -> int:
