@@ -27,7 +27,7 @@ from commandtree import (
 from hakuriver import __version__
 from hakuriver.cli.frame import DOTTED, OTHER_PROGRAMS
 from hakuriver.cli.root import cli
-from hakuriver.settings import settings_rows
+from hakuriver.settings import section_text, settings_rows
 
 CONFIG_PAGE = "hakuriver-config.toml"
 #: What every command exits with, unless its text says more.
@@ -99,7 +99,7 @@ def _page(page: Entry) -> str:
 
 def _head(name: str, number: int, what: str) -> list[str]:
     title = f'.TH "{escaped(name.upper())}" "{number}" "" "HakuRiver {escaped(__version__)}" "HakuRiver"'
-    return [title, ".SH NAME", f"{escaped(name)} \\- {roff(what)}"]
+    return [title, ".nh", ".ad l", ".SH NAME", f"{escaped(name)} \\- {roff(what)}"]
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:
@@ -160,13 +160,18 @@ def _members(page: Entry) -> Iterator[str]:
 
 def _terms(rows: dict[str, str]) -> Iterator[str]:
     for term, meaning in rows.items():
-        yield from (".TP", f"\\fB{escaped(term)}\\fR", _safe(roff(meaning[0].upper() + meaning[1:] + ".")))
+        yield from (".TP", f"\\fB{escaped(term)}\\fR", _safe(roff(sentence(meaning))))
 
 
 def _see_also(own: str) -> Iterator[str]:
     names = ["hakuriver", *(page_name(noun) for noun, _ in members(cli))]
     pages = [_reference(name, 1) for name in names if name != own]
     yield ",\n".join([*pages, _reference(CONFIG_PAGE, 5)] if own != CONFIG_PAGE else pages)
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."
 
 
 def _reference(name: str, number: int) -> str:
@@ -184,8 +189,9 @@ def _configuration() -> str:
     for row in settings_rows():
         if row.section != section:
             section = row.section
-            lines.append(f'.SS "[{escaped(section)}]"')
-        lines += [".TP", f"\\fB{escaped(row.key)}\\fR", _safe(roff(row.description))]
+            lines += [f'.SS "[{escaped(section)}]"', _safe(roff(sentence(section_text(section))))]
+        lines += [".TP", f"\\fB{escaped(row.key)}\\fR = {_italic(row.kind)}", _safe(roff(sentence(row.description)))]
+        lines += [f"Default: {escaped(row.default)}."] if row.default else []
     lines += _section("Environment", _terms(ENVIRONMENT))
     lines += _section("Files", _terms(FILES))
     lines += _section("See also", _see_also(CONFIG_PAGE))

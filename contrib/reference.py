@@ -27,7 +27,7 @@ from commandtree import (
     options,
     parts,
 )
-from manpages import ENVIRONMENT, EXIT_STATUS, man_pages
+from manpages import ENVIRONMENT, EXIT_STATUS, man_pages, sentence
 
 from hakuriver.cli.completion import PROGRAMS, script
 from hakuriver.settings import SettingsRow, section_text, settings_rows
@@ -142,7 +142,7 @@ def configuration_page() -> str:
     for row in settings_rows():
         if row.section != section:
             section = row.section
-            lines += ["", f"## {section}", "", f"{markdown(_sentence(section_text(section)))}", ""]
+            lines += ["", f"## {section}", "", f"{markdown(sentence(section_text(section)))}", ""]
             lines += ["| Key | Value | Default | Meaning |", "|--|--|--|--|"]
         lines.append(_setting(row))
     return "\n".join(lines) + "\n"
@@ -150,13 +150,8 @@ def configuration_page() -> str:
 
 def _setting(row: SettingsRow) -> str:
     default = f"`{row.default}`" if row.default else ""
-    meaning = cell(row.description) + ("; accepted, and without effect" if row.dead else "")
     example = f" Example: `{row.example}`." if row.example else ""
-    return f"| `{row.key}` | {cell(row.kind)} | {default} | {meaning}.{example} |".replace("..", ".")
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return f"| `{row.key}` | {cell(row.kind)} | {default} | {cell(row.description)}.{example} |"
 
 
 CONFIGURATION_INTRODUCTION = """

@@ -19,7 +19,7 @@ from processes import alive, processes
 #: What pages write in place of where the share is.
 SHARE = re.compile(r"/mnt/river(?![\w-])")
 #: How long a page may take, and a daemon to end after TERM: seconds.
-PAGE_S, END_S = 90.0, 20.0
+PAGE_S, END_S = 150.0, 20.0
 BIN = Path(sys.executable).parent
 #: What lies in the working directory, and beside the outputs where tasks begin: all succeed at once.
 EXAMPLES = {

@@ -22,7 +22,7 @@ from hakuriver import reading
 from hakuriver.spool.access import Share
 
 PAGES = {page.name: page for page in documents.pages() if any(block.runs for block in page.blocks)}
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

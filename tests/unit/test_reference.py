@@ -79,7 +79,7 @@ def test_every_key_stands_in_the_reference_and_in_the_man_page() -> None:
     page = MAN_PAGES["hakuriver-config.toml.5"]
     for row in settings_rows():
         assert f"| `{row.key}` |" in MADE["docs/reference-configuration.md"]
-        assert f"\n\\fB{row.key}\\fR\n" in page
+        assert f"\n\\fB{row.key}\\fR = " in page
 
 
 def test_every_variable_that_is_read_is_told() -> None:
