@@ -23,8 +23,7 @@ KEYS = {
         "paths": "shared_dir state_dir local_temp_dir numactl_path host_log_file runner_log_file",
         "node": "name",
         "database": "db_file",
-        "timing": "heartbeat_interval heartbeat_timeout_factor offline_after lease lease_margin kill_grace "
-        "poll_interval cleanup_check_interval resource_check_interval",
+        "timing": "heartbeat_interval offline_after lease lease_margin kill_grace poll_interval",
         "resources": "cores memory gpus",
         "limits": "output_local reserve_after",
         "retention": "jobs outputs receipts lost_keep",
@@ -35,36 +34,11 @@ KEYS = {
         "network user",
         "policy": "privileged_users allowed_mounts allow_null tasks_per_user cores_per_user memory_per_user "
         "gpus_per_user",
-        "network": "host_reachable_address host_bind_ip host_ssh_proxy_port runner_address host_port runner_port",
+        "network": "host_port runner_port",
     }.items()
 }
 #: Documented before, without meaning now: accepted, with a note.
 DEAD_KEYS = {"network.host_port", "network.runner_port"}
-
-
-def nearest_key(key: str) -> str:
-    """Name the known key that looks most like `key`."""
-    known = (f"{section}.{name}" for section, names in KEYS.items() for name in sorted(names))
-    near = max(known, key=lambda each: _likeness(key, each))
-    section, _, name = near.partition(".")
-    where = "" if key.startswith(f"{section}.") and key != near else f": write {name} = ... below [{section}]"
-    return f"the nearest known one is {near}{where}"
-
-
-def _likeness(key: str, known: str) -> tuple[float, float]:
-    """By the name alone, as of a key in the wrong section, or by the whole."""
-    from difflib import SequenceMatcher
-
-    whole = SequenceMatcher(None, key, known).ratio()
-    name = SequenceMatcher(None, key.rpartition(".")[2], known.partition(".")[2]).ratio()
-    return max(whole, name), whole
-
-
-def nearest_section(section: str) -> str:
-    """Name the known section that looks most like `section`."""
-    from difflib import get_close_matches
-
-    return f"the nearest known one is [{get_close_matches(section, KEYS, n=1, cutoff=0.0)[0]}]"
 
 
 class ConfigError(HakuRiverError):

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import socket
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
-from hakuriver import targets
-from hakuriver.config import DEAD_KEYS, ConfigError, nearest_key, nearest_section
-from hakuriver.kinds import Address, Bytes, Indices, Path, Program, Seconds, kind_text, must_be, shown_value, value_text
+from hakuriver import targets, units
+from hakuriver.config import DEAD_KEYS, ConfigError
 from hakuriver.spool.layout import ENVIRONMENT_NAME, NODE_NAME
-from hakuriver.tomltext import toml_time, toml_value
+
+
+def _seconds(value: object) -> object:
+    return units.parse_duration(value) if isinstance(value, str) else value
+
+
+def _bytes(value: object) -> object:
+    return units.parse_size(value) if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 
 
 def default_node_name() -> str:
@@ -33,32 +44,29 @@ def default_node_name() -> str:
 class Section(BaseModel):
     """A table of config.toml."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, strict=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class Paths(Section):
-    """[paths]: directories and files of this machine; ~ is the home directory of whoever runs the command."""
+    """[paths]: directories of this machine."""
 
-    shared_dir: Path = Field("", description="where the share is mounted on this machine", examples=["/mnt/river"])
-    state_dir: Path = Field("~/.local/state/hakuriver", description="local state of host and runners; never in /tmp")
-    local_temp_dir: Path = Field("/tmp/hakuriver-temp", description="scratch space of tasks on this node")
-    numactl_path: Program = Field(
-        "", description="the program numactl; empty: looked for on PATH", examples=["/usr/bin/numactl"]
-    )
-    host_log_file: Path = Field(
-        "", description="also log to this file; empty: stderr alone", examples=["/var/log/hakuriver/host.log"]
-    )
-    runner_log_file: Path = Field(
-        "", description="also log to this file; empty: stderr alone", examples=["/var/log/hakuriver/runner.log"]
-    )
+    shared_dir: str = Field("", description="where the share is mounted on this machine")
+    state_dir: str = Field("~/.local/state/hakuriver", description="local state of host and runners; never in /tmp")
+    local_temp_dir: str = Field("/tmp/hakuriver-temp", description="scratch space of tasks on this node")
+    numactl_path: str = Field("", description="the program numactl; empty: looked for on PATH")
+    host_log_file: str = Field("", description="also log to this file; empty: stderr alone")
+    runner_log_file: str = Field("", description="also log to this file; empty: stderr alone")
+
+    @field_validator("shared_dir", "state_dir", "local_temp_dir", "numactl_path", "host_log_file", "runner_log_file")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return os.path.abspath(os.path.expanduser(value)) if value else value
 
 
 class Node(Section):
     """[node]: this machine as a node."""
 
-    name: str = Field(
-        default_factory=default_node_name, description="unique in the cluster; default: the host name", examples=["n1"]
-    )
+    name: str = Field(default_factory=default_node_name, description="unique in the cluster; default: the host name")
 
     @field_validator("name")
     @classmethod
@@ -71,46 +79,39 @@ class Node(Section):
 class Database(Section):
     """[database]: the host's index."""
 
-    db_file: Path = Field(
-        "",
-        description="SQLite file on a local disk; empty: index.db in the state directory",
-        examples=["/var/lib/hakuriver/index.db"],
-    )
+    db_file: str = Field("", description="SQLite file on a local disk; empty: index.db in the state directory")
+
+    @field_validator("db_file")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return os.path.abspath(os.path.expanduser(value)) if value else value
 
 
 class Timing(Section):
-    """[timing]: times as text, such as 90s, or seconds; the same on all machines of a cluster."""
+    """[timing]: seconds, or text such as 90s; the same on all machines of a cluster."""
 
     heartbeat_interval: Seconds = Field(5.0, description="between two heartbeats of a runner")
-    heartbeat_timeout_factor: float = Field(
-        6, gt=1, allow_inf_nan=False, description="heartbeat_interval times this is offline_after, unless that is set"
-    )
     offline_after: Seconds = Field(30.0, description="silence after which a node is offline")
     lease: Seconds = Field(90.0, description="how long a runner may run what may be rerun without a heartbeat")
     lease_margin: Seconds = Field(30.0, description="beyond the lease, before the host starts the work elsewhere")
     kill_grace: Seconds = Field(10.0, description="between TERM and KILL")
     poll_interval: Seconds = Field(1.0, description="between two listings when nothing is going on")
-    cleanup_check_interval: Seconds = Field(5.0, description="between two sweeps of the host for what was left behind")
-    resource_check_interval: Seconds | None = Field(
-        None, description="between two readings of a node's GPUs; default: heartbeat_interval", examples=["1s"]
-    )
 
     @model_validator(mode="after")
-    def _derive(self) -> Timing:
-        if "offline_after" not in self.model_fields_set:
-            self.offline_after = self.heartbeat_interval * self.heartbeat_timeout_factor
-            self.model_fields_set.discard("offline_after")  # still nobody has said so
+    def _order(self) -> Timing:
+        if self.lease <= self.heartbeat_interval + self.kill_grace + 1:
+            raise ValueError("lease must be longer than heartbeat_interval + kill_grace + 1 s")
+        if self.offline_after <= self.heartbeat_interval:
+            raise ValueError("offline_after must be longer than heartbeat_interval")
         return self
 
 
 class Resources(Section):
     """[resources]: what this node offers, instead of what is found."""
 
-    cores: int | None = Field(
-        None, ge=1, description="cores for tasks; default: those that this process may use", examples=[8]
-    )
-    memory: Bytes | None = Field(None, description="memory for tasks; default: that of the machine", examples=["32G"])
-    gpus: Indices | None = Field(None, description="indices of the GPUs for tasks; default: all", examples=[[0, 1]])
+    cores: int | None = Field(None, ge=1, description="cores for tasks; default: those that this process may use")
+    memory: Bytes | None = Field(None, description="memory for tasks; default: that of the machine")
+    gpus: list[int] | None = Field(None, description="indices of the GPUs for tasks; default: all")
 
 
 class Limits(Section):
@@ -134,7 +135,7 @@ class Retention(Section):
 class Cluster(Section):
     """[cluster]: who may do what, on the host."""
 
-    admins: list[str] = Field([], description="users who may drain nodes and act on others' jobs", examples=[["ada"]])
+    admins: list[str] = Field([], description="users who may drain nodes and act on others' jobs")
 
 
 class Scheduling(Section):
@@ -151,28 +152,20 @@ class Scheduling(Section):
 class Environment(Section):
     """[environment]: as whom tasks run on this node."""
 
-    runner_user: str = Field("", description="user of systemd tasks; empty: the runner's own", examples=["river"])
+    runner_user: str = Field("", description="user of systemd tasks; empty: the runner's own")
 
 
 class Docker(Section):
     """[docker]: environments and containers."""
 
-    host: str = Field(
-        "",
-        description="the engine's socket; empty: DOCKER_HOST, or unix:///var/run/docker.sock",
-        examples=["unix:///run/docker.sock"],
-    )
+    host: str = Field("", description="the engine's socket, as unix:///run/docker.sock; empty: DOCKER_HOST, or that")
     container_dir: str = Field("hakuriver-containers", description="where packages lie below shared_dir")
     default_container_name: str = Field("hakuriver-base", description="environment of jobs that name none")
-    initial_base_image: str = Field(
-        "",
-        description="image from which the host makes the default environment; or empty",
-        examples=["python:3.12-slim"],
-    )
+    initial_base_image: str = Field("", description="image from which the host makes the default environment; or empty")
     tasks_privileged: bool = Field(False, description="whether jobs are privileged that do not say")
-    additional_mounts: list[str] = Field([], description="mounts of jobs that name none", examples=[["/data:/data:ro"]])
+    additional_mounts: list[str] = Field([], description="mounts of jobs that name none, as /data:/data:ro")
     network: str = Field("bridge", description="network of containers: bridge, host, none or one of the engine's")
-    user: str = Field("", description="user inside containers; empty: the image's own", examples=["1000:1000"])
+    user: str = Field("", description="user inside containers, as 1000:1000; empty: the image's own")
 
     @field_validator("host")
     @classmethod
@@ -217,41 +210,19 @@ class Policy(Section):
     """[policy]: what jobs may ask for; on the host. `*`: everybody; `@admins`: cluster.admins and the host's user."""
 
     privileged_users: list[str] = Field(["@admins"], description="who may ask for privileged containers")
-    allowed_mounts: list[str] = Field(
-        ["*"], description="what of the nodes may be mounted: directories, or *", examples=[["/data", "/scratch"]]
-    )
+    allowed_mounts: list[str] = Field(["*"], description="what of the nodes may be mounted: directories, or *")
     allow_null: bool = Field(True, description="whether commands may run without a container")
-    tasks_per_user: int | None = Field(
-        None, ge=1, description="tasks of one user that are not over, at most", examples=[1000]
-    )
-    cores_per_user: int | None = Field(
-        None, ge=1, description="cores that one user's tasks hold at once, at most", examples=[64]
-    )
-    memory_per_user: Bytes | None = Field(
-        None, description="memory that one user's tasks hold at once, at most", examples=["256G"]
-    )
-    gpus_per_user: int | None = Field(
-        None, ge=0, description="GPUs that one user's tasks hold at once, at most", examples=[4]
-    )
+    tasks_per_user: int | None = Field(None, ge=1, description="tasks of one user that are not over, at most")
+    cores_per_user: int | None = Field(None, ge=1, description="cores that one user's tasks hold at once, at most")
+    memory_per_user: Bytes | None = Field(None, description="memory that one user's tasks hold at once, at most")
+    gpus_per_user: int | None = Field(None, ge=0, description="GPUs that one user's tasks hold at once, at most")
 
 
 class Network(Section):
-    """[network]: for the ssh relay, which this version does not have yet; nothing else opens a port."""
+    """[network]: keys of earlier generations; they are accepted and have no effect yet."""
 
-    host_reachable_address: Address = Field(
-        "", description="the host, as clients reach it; no effect yet: there is no relay", examples=["10.0.0.1"]
-    )
-    host_bind_ip: Address = Field(
-        "127.0.0.1", description="where the relay listens; no effect yet: there is no relay", examples=["0.0.0.0"]
-    )
-    host_ssh_proxy_port: int = Field(
-        8002, ge=1, le=65535, description="port of the relay; no effect yet: there is no relay"
-    )
-    runner_address: Address = Field(
-        "", description="this node, as the host reaches it; no effect yet: there is no relay", examples=["10.0.0.2"]
-    )
-    host_port: int | None = Field(None, ge=1, le=65535, description="no effect: there is no HTTP server")
-    runner_port: int | None = Field(None, ge=1, le=65535, description="no effect: there is no HTTP server")
+    host_port: int | None = Field(None, description="no effect: there is no HTTP server")
+    runner_port: int | None = Field(None, description="no effect: there is no HTTP server")
 
 
 class Settings(Section):
@@ -277,132 +248,57 @@ class Settings(Section):
         return self.database.db_file or os.path.join(self.paths.state_dir, "index.db")
 
 
-class SettingsRow(NamedTuple):
-    """One key of the configuration, for its reference."""
-
-    section: str
-    key: str
-    kind: str  #: `time`, `size`, `path`, `whole number ≥ 1`, `true or false`, `one of a, b`
-    default: str  #: as TOML; empty: none that is the same everywhere
-    description: str
-    dead: bool  #: accepted, without effect
-    example: str  #: as TOML; may be empty
-
-
-def settings_rows() -> list[SettingsRow]:
-    """Every key, in the order of the model."""
-    return [
-        SettingsRow(
-            section, key, kind_text(field), _default_text(field), field.description or "",
-            f"{section}.{key}" in DEAD_KEYS, toml_value(field.examples[0]) if field.examples else "",
-        )
-        for section, model in _sections().items()
-        for key, field in model.model_fields.items()
-    ]  # fmt: skip
-
-
-def section_text(section: str) -> str:
-    """What a section is about."""
-    return (_sections()[section].__doc__ or "").partition(": ")[2]
-
-
-def _sections() -> dict[str, type[Section]]:
-    return {name: type(field.default) for name, field in Settings.model_fields.items()}
-
-
-def _default_text(field: FieldInfo) -> str:
-    """As TOML; empty: none that is the same everywhere."""
-    return value_text(field, field.default) if field.default_factory is None and field.default is not None else ""
-
-
-class Fault(NamedTuple):
-    """What is wrong with a key, or worth knowing."""
-
-    key: str  #: as `timing.lease`; of a section that is wrong as a whole its name
-    value: str  #: as TOML; empty: it is not about a value
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.key} = {self.value}: {self.text}" if self.value else f"{self.key}: {self.text}"
-
-
 def parse(table: dict[str, Any], origin: str, shared_dir: str | None = None) -> Settings:
-    """Check a configuration; `origin` names it in errors, `shared_dir` goes over its own. Raises ConfigError."""
-    settings, faults = examine(table, shared_dir)
-    if faults:
-        raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults))
+    """Check a configuration; `origin` names it in errors. Raises ConfigError."""
+    if shared_dir:
+        paths = table.get("paths", {})
+        table = {**table, "paths": {**(paths if isinstance(paths, dict) else {}), "shared_dir": shared_dir}}
+    try:
+        settings = Settings.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{origin}: {_explain(e)}" for e in error.errors())) from None
+    _check_places(settings, origin)
     return settings
 
 
-def examine(table: dict[str, Any], shared_dir: str | None = None) -> tuple[Settings, list[Fault]]:
-    """All that is wrong with a configuration, and the settings without what is wrong."""
-    paths = table.get("paths", {})
-    if shared_dir and isinstance(paths, dict):
-        table = {**table, "paths": {**paths, "shared_dir": shared_dir}}
-    try:
-        settings, faults = Settings.model_validate(table), []
-    except ValidationError as error:
-        faults = [_fault(each) for each in error.errors()]
-        settings = Settings.model_validate(_without(table, error.errors()))
-    mistaken = {fault.key.split(".")[0] for fault in faults if fault.value}
-    more = [] if "timing" in mistaken else _faults_of_times(settings)
-    more += [] if mistaken & {"paths", "database"} else _faults_of_places(settings)
-    return settings, faults + more
-
-
-def _without(table: dict[str, Any], errors: list[Any]) -> dict[str, Any]:
-    """The table without the keys that these errors are about."""
-    bad = {error["loc"][:2] for error in errors}
-    return {
-        section: {key: value for key, value in keys.items() if (section, key) not in bad}
-        for section, keys in table.items()
-        if (section,) not in bad
-    }
-
-
-def _fault(error: Any) -> Fault:
-    section, *rest = (str(part) for part in error["loc"])
-    key = f"{section}.{rest[0]}" + "".join(f"[{part}]" for part in rest[1:]) if rest else section
-    value = shown_value(error["input"])
-    if error["type"] == "extra_forbidden" and not rest and isinstance(error["input"], dict):
-        return Fault(f"[{section}]", "", f"there is no such section; {nearest_section(section)}")
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return Fault(key, "", f"there is no such key; {nearest_key(key)}")
+        return f"{key}: there is no such key; {nearest_key(key)}"
     if error["type"] == "model_type":
-        return Fault(key, value, f"it must be a section: [{section}] on a line of its own, its keys below")
-    if error["type"] == "value_error":
-        return Fault(key, value, error["msg"].removeprefix("Value error, "))
-    return Fault(key, value, f"it must be {must_be(_sections()[section].model_fields[rest[0]])}")
+        return f"{key} = {error['input']!r}: it must be a section, [{key}] with its keys below"
+    if error["loc"] == () or len(error["loc"]) == 1:
+        return f"[{key}]: {error['msg'].removeprefix('Value error, ')}"
+    return f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def nearest_key(key: str) -> str:
+    """Name the known key that looks most like `key`."""
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
+    return f"the nearest known one is {near[0]}"
 
 
 def known_keys() -> list[str]:
     """Every key, as section.key."""
-    return [f"{section}.{key}" for section, model in _sections().items() for key in model.model_fields]
+    return [
+        f"{section}.{key}"
+        for section, field in Settings.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+    ]
 
 
-def _faults_of_times(settings: Settings) -> list[Fault]:
-    times, faults = settings.timing, []
-    least = times.heartbeat_interval + times.kill_grace + 1
-    if times.lease <= least:
-        text = f"lease must be longer than heartbeat_interval + kill_grace + 1 s, which is {least:g} s"
-        faults.append(Fault("timing.lease", toml_time(times.lease), text))
-    if times.offline_after <= times.heartbeat_interval:
-        text = f"offline_after must be longer than heartbeat_interval, which is {times.heartbeat_interval:g} s"
-        faults.append(Fault("timing.offline_after", toml_time(times.offline_after), text))
-    return faults
+def dead_keys(table: dict[str, Any]) -> list[str]:
+    """Keys that the file sets and that have no effect any more."""
+    return sorted(k for k in DEAD_KEYS if k.split(".")[1] in table.get(k.split(".")[0], {}))
 
 
-def _faults_of_places(settings: Settings) -> list[Fault]:
-    shared, state, faults = settings.paths.shared_dir, settings.paths.state_dir, []
-    for key, path in (("paths.state_dir", state), ("database.db_file", settings.database.db_file)):
-        if shared and path and _inside(path, shared):
-            text = f"it lies on the share {shared}; name a place on this machine's own disk"
-            faults.append(Fault(key, toml_value(path), text))
-    if any(_inside(state, directory) for directory in ("/tmp", "/var/tmp", "/dev/shm")):
-        faults.append(
-            Fault("paths.state_dir", toml_value(state), "it may be emptied at a reboot; name a lasting place")
-        )
-    return faults
+def _check_places(settings: Settings, origin: str) -> None:
+    shared, state = settings.paths.shared_dir, settings.paths.state_dir
+    for key, path in (("paths.state_dir", state), ("database.db_file", settings.db_file)):
+        if shared and _inside(path, shared):
+            raise ConfigError(f"{origin}: {key} = {path!r} lies on the share; it must be on this machine's own disk")
+    if _inside(state, "/tmp") or _inside(state, "/var/tmp") or _inside(state, "/dev/shm"):
+        raise ConfigError(f"{origin}: paths.state_dir = {state!r} may be emptied at a reboot; name a lasting directory")
 
 
 def _inside(path: str, directory: str) -> bool:

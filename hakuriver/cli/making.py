@@ -6,15 +6,18 @@ import errno
 import os
 import secrets
 import time
-from itertools import groupby
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel
 
 from hakuriver.errors import HakuRiverError, Invalid
 from hakuriver.records import River
-from hakuriver.settings import SettingsRow, section_text, settings_rows
+from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import LocalDisk
 from hakuriver.spool.layout import Baton
-from hakuriver.tomltext import toml_value
 
 #: What lies there may hold values of environment variables; a river is its user's own.
 _PRIVATE = {layout.INCOMING, layout.HOST, "jobs", layout.NODES}
@@ -86,19 +89,45 @@ def write_new(path: str, text: str) -> bool:
 def config_text(shared_dir: str | None) -> str:
     """config.toml with every key in comments, made from the settings' model."""
     lines = ["# HakuRiver. Keys that begin with # have the default that they show.", ""]
-    for section, rows in groupby(settings_rows(), key=lambda row: row.section):
-        lines += [f"# {section_text(section)}", f"[{section}]"]
-        for row in rows:
-            lines += [*_above(row), *_setting(row, shared_dir), ""]
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        lines += [f"# {(model.__doc__ or '').partition(': ')[2]}", f"[{section}]"]
+        for key, info in model.model_fields.items():
+            lines += [f"# {info.description}", _setting(section, key, info, shared_dir), ""]
     return "\n".join(lines)
 
 
-def _above(row: SettingsRow) -> list[str]:
-    lines = [f"# {row.description} ({row.kind})"]
-    return [*lines, f"# for example: {row.key} = {row.example}"] if row.example else lines
+def _setting(section: str, key: str, info: Any, shared_dir: str | None) -> str:
+    if (section, key) == ("paths", "shared_dir") and shared_dir:
+        return f"{key} = {toml_value(shared_dir)}"
+    default = info.get_default(call_default_factory=True)
+    return f"#{key} = {toml_value(default)}" if default is not None else f"#{key} = {_example(info.annotation)}"
 
 
-def _setting(row: SettingsRow, shared_dir: str | None) -> list[str]:
-    if (row.section, row.key) == ("paths", "shared_dir") and shared_dir:
-        return [f"{row.key} = {toml_value(shared_dir)}"]
-    return [f"#{row.key} = {row.default}"] if row.default else []
+def _example(annotation: Any) -> str:
+    """What may stand where there is no default."""
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if list[int] in kinds:
+        return "[0, 1]"
+    return "8" if int in kinds else '"8G"'
+
+
+def toml_value(value: object) -> str:
+    """A value as TOML writes it: text, numbers, truth values, lists."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(toml_value(item) for item in value)}]"
+    escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in str(value))
+    return f'"{escaped}"'
+
+
+def toml(table: dict[str, dict[str, object]]) -> str:
+    """A configuration of sections and plain values."""
+    lines = []
+    for section, values in table.items():
+        lines += [f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in values.items()), ""]
+    return "\n".join(lines)

@@ -144,8 +144,8 @@ def _children(river: Share, base: str, size: Size) -> list[Child]:
 def _child(
     name: str, arguments: list[str], river: Share, base: str, table: dict[str, Any], more: dict[str, Any]
 ) -> Child:
+    from hakuriver.cli.making import toml
     from hakuriver.settings import parse
-    from hakuriver.tomltext import toml
 
     state = os.path.join(base, name)
     os.makedirs(state, mode=0o700, exist_ok=True)

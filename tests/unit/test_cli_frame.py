@@ -21,7 +21,6 @@ from hakuriver.cli import failing, live, making, run, supervising, tables
 from hakuriver.cli.common import clean
 from hakuriver.cli.frame import DOTTED, OTHER_PROGRAMS, LazyGroup, other_spelling
 from hakuriver.cli.root import cli
-from hakuriver.tomltext import toml
 
 
 @pytest.fixture
@@ -232,7 +231,7 @@ def test_what_is_written_as_toml_reads_the_same(text: str, number: int, truth: b
     else:
         import tomli as tomllib
     number %= 1 << 63
-    written = toml({"a": {"text": text, "number": number, "truth": truth, "items": list(items)}})
+    written = making.toml({"a": {"text": text, "number": number, "truth": truth, "items": list(items)}})
     assert tomllib.loads(written) == {"a": {"text": text, "number": number, "truth": truth, "items": items}}
 
 
