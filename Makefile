@@ -16,14 +16,15 @@ FS ?= local
 # As many at once as there are cores; with many cores the real clusters would still share one disk.
 PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
 PACKAGE := $(shell find hakuriver -name __pycache__ -prune -o -type f -print | LC_ALL=C sort)
-SOURCES := pyproject.toml README.md $(PACKAGE)
+SHARED := $(shell find docs/man docs/completions -type f | LC_ALL=C sort)
+SOURCES := pyproject.toml README.md $(PACKAGE) $(SHARED)
 # A removed module counts as a change, too. (Not by its directory's time: bytecode written beside sources changes that.)
 NAMES = $(VENV)/.names-$(shell echo $(PACKAGE) | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Whoever runs make may forbid bytecode; then every start of a command would compile anew.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q $(VENV)/lib
 
-.PHONY: help demo test test-share measure-share test-engines test-crash lint format bench clean
+.PHONY: help demo test test-share measure-share test-engines test-crash lint format docs bench clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -57,6 +58,9 @@ lint: $(VENV)/.dev  ## ruff and mypy
 format: $(VENV)/.dev  ## let ruff put the sources into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed  ## write anew what is made from the code: references, man pages, shell completion
+	$(BIN)/python contrib/reference.py
 
 measure-share: $(VENV)/.dev  ## latency and what idleness costs on a shared filesystem, FS=...; as root
 	@$(BIN)/python tests/share/measure.py $(FS)

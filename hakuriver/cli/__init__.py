@@ -42,6 +42,10 @@ def _run(arguments: list[str], program: str) -> int:
 
     noun = noun_of(program)
     command, name = (load(cli.lazy[noun]), program) if noun else (cli, "hakuriver")
+    if os.environ.get("_HAKURIVER_COMPLETE"):
+        from hakuriver.cli.completing import complete
+
+        return complete(command, name, arguments)
     try:
         status = command.main(arguments, prog_name=name, standalone_mode=False, **SETTINGS)
         sys.stdout.flush()

@@ -117,7 +117,7 @@ def node() -> None:
 def docker() -> None:
     """Make environments on the host, and package them for tasks.
 
-    
+    \b
     Example:
       hakuriver docker create-container python:3.12-slim my-env
       hakuriver docker-shell my-env                    # on the host: pip install ...
