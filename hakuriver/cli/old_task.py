@@ -36,6 +36,7 @@ def stdout(name: str, follow: bool, attempt: int | None, tail: int | None, as_js
     \b
     Example:
       hakuriver task stdout --tail 20 5678
+      hakuriver task stdout --follow --attempt 2 5678-17
     """
     print_output(name, follow, attempt, False, tail, as_json)
 
@@ -48,5 +49,6 @@ def stderr(name: str, follow: bool, attempt: int | None, tail: int | None, as_js
     \b
     Example:
       hakuriver task stderr --follow 5678
+      hakuriver task stderr --tail 20 --attempt 1 5678-17
     """
     print_output(name, follow, attempt, True, tail, as_json)

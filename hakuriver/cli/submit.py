@@ -104,6 +104,7 @@ def submit(
       hakuriver submit --array 0-199%8 -- sh -c 'process part-$HAKURIVER_TASK_INDEX'
       hakuriver submit --gpus 2 --container torch -- python train.py
       hakuriver submit --target n1:0 --target n1:1 --container NULL -- ./bound-to-memory
+      hakuriver submit --priority -10 --time-limit 2h -- ./whenever-there-is-room
       hakuriver submit --from jobs.jsonl --wait --poll-interval 0.2
     """
     river = share()
