@@ -53,7 +53,7 @@ class Finished:
         Job.load(data)
         return json.loads(data)  # type: ignore[no-any-return]
 
-    def describe(self, job: str) -> str:
-        """What to answer to a control of a job that is not active."""
+    def state(self, job: str) -> str | None:
+        """How a job ended that is not active; None if there is none."""
         snapshot = self.read(job)
-        return f"already {snapshot['state']}" if snapshot else "there is no such job"
+        return None if snapshot is None else str(snapshot["state"])

@@ -9,7 +9,8 @@ Kinds of change, with their arguments (k is an index, or null for a job's only t
     jobs     receipt, owner, [[job, spec]...], taken             accepted; `taken`: its name in host/taken/
     receipt  receipt, taken                                     an answer that needs no waiting, or ends an order's
     order    request, name, op, uid, host, environment, image, taken    asked of the engine of that host
-    control  request, name, op, uid, at, [[job, k]...], [[task, ok, outcome]...], taken    asked of tasks
+    control  request, name, op, uid, at, [[job, k]...], [[task, ok, outcome]...], taken    asked of tasks; a kill that
+             names its grace has that, in seconds, before `taken`
     events   node, epoch, seq, [event...]                       a batch heard, records.Event
     alive    node, [[job, k, attempt]...], at                   lost or retried, yet found running there
     send     node, [[job, k, attempt, executor, gpus, package]...], [control...], [drop...], previous, [epoch, seq],
@@ -109,13 +110,13 @@ class State:
         if task.kill:
             self._answer(task.kill, job.name_of(task.k), task.state == "killed", told(task.state))
             task.kill = None
-        self._close(job, task, told(task.state))
+        self._close(job, task, task.state)
 
     def _close(self, job: Job, task: Task, outcome: str) -> None:
         """Nothing of this attempt can be paused or resumed any more; what was asked is answered."""
         name = job.name_of(task.k)
-        for request in [r.request for r in self.requests.values() if r.op != "kill" and name in r.open]:
-            self._answer(request, name, False, outcome)
+        for request in [r for r in self.requests.values() if r.op != "kill" and name in r.open]:
+            self._answer(request.request, name, False, f"cannot {request.op}: {outcome}")
         node = self.nodes.get(task.node or "")
         if node is not None and node.controls:
             key = (job.id, job.wire_k(task.k), task.attempt)
@@ -149,9 +150,9 @@ class State:
         self.orders.setdefault(request, Order(request, name, op, uid, host, environment, image))
 
     def _control(
-        self, request: str, name: str, op: str, uid: int, at: float, tasks: list[Any], answers: list[Any], _taken: str
+        self, request: str, name: str, op: str, uid: int, at: float, tasks: list[Any], answers: list[Any], *more: Any
     ) -> None:
-        waiting = OpenRequest(request, name, op, uid, answers)
+        waiting = OpenRequest(request, name, op, uid, answers, more[0] if len(more) > 1 else None)
         self.requests[request] = waiting
         for job_id, k in tasks:
             self._ask(waiting, job_id, k, at)
@@ -170,7 +171,7 @@ class State:
         if waiting.op == "kill":
             self._ask_kill(waiting, job, index, at)
         elif state not in HOLDING:
-            self._answer_now(waiting, name, False, f"cannot {waiting.op}: it is {state}")
+            self._answer_now(waiting, name, False, refusal(waiting.op, state))
         else:
             self._control_for(job, index, waiting)
 
@@ -186,16 +187,23 @@ class State:
             self._end(job.id, job.wire_k(k), "killed", "killed", "killed before it started", at)
             self._answer_now(waiting, name, True, "killed")
         elif (task := job.task(k)).kill is None:
-            task.kill = waiting.request
-            self._touch(job)
-            self._control_for(job, k, waiting)
+            self._kill(job, task, waiting)
+        elif (before := self.requests.get(task.kill)) is not None and waiting.sooner(before):
+            self._answer(before.request, name, True, "is being killed, by a later request with another grace")
+            self._kill(job, task, waiting)
         else:
             self._answer_now(waiting, name, True, "is being killed already")
+
+    def _kill(self, job: Job, task: Task, waiting: OpenRequest) -> None:
+        task.kill = waiting.request
+        self._touch(job)
+        self._control_for(job, task.k, waiting)
 
     def _control_for(self, job: Job, k: int, waiting: OpenRequest) -> None:
         task = job.task(k)
         node = self.nodes.get(task.node or "")
         if node is not None:
+            grace = {} if waiting.grace_s is None else {"grace_s": waiting.grace_s}
             node.controls.append(
                 {
                     "request": waiting.request,
@@ -203,6 +211,7 @@ class State:
                     "job": job.id,
                     "k": job.wire_k(k),
                     "attempt": task.attempt,
+                    **grace,
                 }
             )
 
@@ -326,7 +335,7 @@ class State:
 
     def _again(self, job: Job, task: Task, state: str) -> None:
         """Let the task wait for its next attempt."""
-        self._close(job, task, "it is over: another attempt is to come")
+        self._close(job, task, "this attempt is over, and another is to come")
         task.state = state
         task.note_attempt()
         task.state = "pending"
@@ -383,7 +392,7 @@ class State:
 
     def _take_back(self, job: Job, task: Task, at: float) -> None:
         """Never claimed: it waits again, as if it had not been sent; or it is killed, if that was asked."""
-        self._close(job, task, "it is pending")
+        self._close(job, task, "pending")
         self._set(job, task, "pending")
         task.reset()
         task.attempt -= 1
@@ -489,6 +498,11 @@ class State:
             for task in job.live.values() if job else ():
                 if task.kill:
                     self._answer(task.kill, job.name_of(task.k) if job else "", False, "lost")
+
+
+def refusal(op: str, state: str) -> str:
+    """Why nothing is done to a task that is in this state, or to a job that is over."""
+    return told(state) if op == "kill" else f"cannot {op}: {state}"
 
 
 def told(state: str) -> str:

@@ -143,13 +143,15 @@ class Keeper:
             return
         now, next_at = kernel.boottime(), None
         for task in list(self.known.tasks.values()):
-            if not task.rerunnable or task.phase == ENDED or task.stop is not None:
+            if not task.rerunnable or task.phase == ENDED:
                 continue
             if task.phase == QUEUED and not self._leased:
                 continue
-            at = lease.fence_at(self.lease_until, task.spec.grace_s)
+            # One that is being stopped may have been given a longer grace than the lease leaves it.
+            most = task.spec.grace_s if task.stop is None else 0.0
+            at = lease.fence_at(self.lease_until, most)
             if at <= now:
-                grace = lease.grace_left(self.lease_until, now, task.spec.grace_s)
+                grace = lease.grace_left(self.lease_until, now, most)
                 self.stop(task, "fenced", "the node's lease ran out", grace)
             elif next_at is None or at < next_at:
                 next_at = at
@@ -340,13 +342,16 @@ class Keeper:
     # -- stopping
 
     def stop(self, task: Task, cause: str, reason: str, grace_s: float | None = None) -> None:
-        """End a task: SIGTERM to its tree, SIGKILL after the grace. The first cause stands."""
+        """End a task: SIGTERM to its tree, SIGKILL after the grace. The first cause stands, and the shortest grace."""
         if task.phase == QUEUED:
             self.end_unborn(task, cause, reason)
-        if task.phase == ENDED or task.stop is not None or task.exit is not None:
+        if task.phase == ENDED or task.exit is not None:
+            return
+        grace = task.spec.grace_s if grace_s is None else grace_s
+        if task.stop is not None:
+            self._hasten(task, grace)
             return
         task.stop, task.stop_reason = cause, reason
-        grace = task.spec.grace_s if grace_s is None else grace_s
         self._kill_at(task, kernel.boottime() + grace)
         if task.spec.engine:
             task.kill_by = kernel.boottime() + grace
@@ -356,6 +361,16 @@ class Keeper:
             self._terminate(task)
         elif task.alive:
             self._kill(task)
+
+    def _hasten(self, task: Task, grace_s: float) -> None:
+        """It is being stopped already: have SIGKILL come this soon, unless that is due earlier."""
+        when = kernel.boottime() + grace_s
+        if task.deadline is None or task.deadline.when <= when:
+            return
+        self._kill_at(task, when)
+        if task.spec.engine:
+            task.kill_by = when if task.kill_by is None else min(when, task.kill_by)
+            self.record.add(stopped(task))
 
     def _terminate(self, task: Task) -> None:
         late = task.deadline is None or task.deadline.when <= kernel.boottime()

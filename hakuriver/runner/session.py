@@ -284,8 +284,11 @@ class Session:
         if attempt is not None and attempt.phase == SYNCING:
             self.syncing.control(attempt, control)
             return
-        send = {"kill": self._keeper.kill, "pause": self._keeper.pause, "resume": self._keeper.resume}[control.op]
-        send(task, control.attempt, control.request)
+        if control.op == "kill":
+            self._keeper.kill(task, control.attempt, control.request, grace_s=control.grace_s)
+        else:
+            send = self._keeper.pause if control.op == "pause" else self._keeper.resume
+            send(task, control.attempt, control.request)
 
     # -- output
 
