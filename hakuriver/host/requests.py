@@ -28,7 +28,7 @@ class OpenRequest:
         return not self.open
 
     def sooner(self, other: OpenRequest) -> bool:
-        """Whether a task that the other kill is about may end sooner by this one. Which is the node's own only it knows."""
+        """Whether what the other kill is about may end sooner by this one. The node's own grace only the node knows."""
         if self.grace_s is None or other.grace_s is None:
             return self.grace_s != other.grace_s
         return self.grace_s < other.grace_s

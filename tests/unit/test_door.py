@@ -300,6 +300,10 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b'{"request": "kil", "targets": ["1"]}', "request", "no such request"),
     (b'{"request": ["run"]}', "request", "no such request"),
     (b'{"request": "kill", "targets": []}', "targets", "at least 1"),
+    (b'{"request": "kill", "targets": ["%s"], "grace": -1}' % JOB.encode(), "grace", "greater than or equal to 0"),
+    (b'{"request": "kill", "targets": ["%s"], "grace": "2h"}' % JOB.encode(), "grace", "less than or equal to 3600"),
+    (b'{"request": "kill", "targets": ["%s"], "grace": true}' % JOB.encode(), "grace", "must be seconds"),
+    (b'{"request": "pause", "targets": ["%s"], "grace": 1}' % JOB.encode(), "grace", "only a kill"),
     (b'{"request": "drain", "node": "nobody"}', "node", "no such node"),
     (b'{"request": "gc", "older_than": -1}', "older_than", "greater than or equal"),
 ]
