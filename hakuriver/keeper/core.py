@@ -38,6 +38,8 @@ UNKILLABLE_S = 10.0  #: after that an end is told although SIGKILL has left some
 RETRY_KILL_S, RETRY_KILL_HELD_S = 0.5, 2.0
 REMOVE_S = 5.0  #: how long a keeper that was told to stop waits for engines to be rid of what has ended
 
+NOT_STARTED = "Task failed to start: "  #: before the reason of one that could not be
+
 Exit = tuple[int, float, int, float]
 
 
@@ -207,7 +209,7 @@ class Keeper:
                 task.group = self.groups.make(str(task.n), task.spec.memory_bytes)
         except OSError as problem:
             self._release(task)
-            self.end_unborn(task, "launch", f"cannot prepare the start: {problem}", exit_code=126)
+            self.end_unborn(task, "launch", NOT_STARTED + f"cannot prepare the start: {problem}", exit_code=126)
             return False
         task.phase = STARTING
         return True
@@ -297,7 +299,7 @@ class Keeper:
         """It could not be started, or without a code was not to be: then it goes back into the queue unless fenced."""
         self.give_back(task)
         if code is not None:
-            self.end_unborn(task, "launch", text, exit_code=code)
+            self.end_unborn(task, "launch", NOT_STARTED + text, exit_code=code)
         elif task.stop is not None:
             self.end_unborn(task, task.stop, task.stop_reason)
         elif fenced:

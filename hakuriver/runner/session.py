@@ -22,7 +22,18 @@ from hakuriver.runner.outbox import Outbox
 from hakuriver.runner.output import Carrier
 from hakuriver.runner.syncing import Pair, Syncing
 from hakuriver.runner.tidying import Tidying
-from hakuriver.runner.work import CLAIMED, PAUSED, QUEUED, RUNNING, SYNCING, Attempt, Document, Work, ending
+from hakuriver.runner.work import (
+    CLAIMED,
+    NOT_STARTED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    SYNCING,
+    Attempt,
+    Document,
+    Work,
+    ending,
+)
 from hakuriver.spool import files, layout
 from hakuriver.spool.layout import Bell, NodePaths
 
@@ -259,7 +270,7 @@ class Session:
                 raise Refused(f"this version has no executor {start.executor}: it has {', '.join(EXECUTORS)}")
             planned = EXECUTORS[start.executor](start, [row for row, _ in fresh], self._runner.place)
         except Refused as refusal:
-            self._end_here([attempt for _, attempt in fresh], "failed", "refused", str(refusal))
+            self._end_here([attempt for _, attempt in fresh], "failed", "refused", NOT_STARTED + str(refusal))
             return
         self._keeper.start(planned.spec, planned.tasks)
         for _, attempt in fresh:

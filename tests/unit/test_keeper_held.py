@@ -249,7 +249,12 @@ def test_what_cannot_be_started_has_failed(bench: Bench) -> None:
     bench.ready()
     bench.not_started(code=127)
     end = bench.end()
-    assert (end["state"], end["cause"], end["exit_code"], end["reason"]) == ("failed", "launch", 127, "why")
+    assert (end["state"], end["cause"], end["exit_code"], end["reason"]) == (
+        "failed",
+        "launch",
+        127,
+        "Task failed to start: why",
+    )
 
 
 def test_a_kill_before_anybody_was_told_is_carried_out_at_once(bench: Bench) -> None:
