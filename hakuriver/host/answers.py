@@ -101,8 +101,6 @@ class Answers:
                 return self._refuse(asked, [{**p, "field": where + p["field"]} for p in problems])
             warnings += [{**p, "field": where + p["field"]} for p in failed]
             job = self._id_for(asked, body)
-            if job in ids:
-                return self._refuse(asked, [problem(where + "id", job, "this id stands in it twice", "leave it out")])
             ids[job] = None
             tasks += task_count(body.array, len(body.targets))
             if self.finished.known(job) or job in self._state.jobs:

@@ -147,8 +147,10 @@ def test_an_engine_that_comes_and_goes(short: Path, bare: Path) -> None:
     looker = Looker(settings(short / "docker.sock"))
     found = looker.look(gpus=False)
     assert found.executors == ("docker", "process"), "it is installed, though it does not run"
-    assert found.away == {"docker": f"Cannot connect to Docker daemon: there is no socket {short / 'docker.sock'}: start "
-                                    "the Docker engine, or name its socket in docker.host"}  # fmt: skip
+    assert found.away == {
+        "docker": f"Cannot connect to Docker daemon: there is no socket {short / 'docker.sock'}: start the Docker "
+                  "engine, or name its socket in docker.host"
+    }  # fmt: skip
     assert "docker" not in found.engines
     engine = Engine(short / "docker.sock")
     assert looker.look(gpus=False).away == {}

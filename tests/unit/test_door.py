@@ -169,6 +169,13 @@ def test_a_batch_without_its_closing_line_is_whole_once_it_rests(river: River) -
     assert len(river.receipt("open.jsonl.json").ids) == 2
 
 
+@pytest.mark.parametrize(("end", "jobs"), [(b"", 2), (b'\n{"end": 2}', 2), (b'\n{"command": ["ec', 0)])
+def test_the_last_line_of_a_batch_counts_though_it_has_no_end(river: River, end: bytes, jobs: int) -> None:
+    receipt = river.ask("open.jsonl", RUN + b"\n" + RUN + end)
+    assert len(receipt.ids) == jobs
+    assert receipt.outcome == ("accepted" if jobs else "refused")
+
+
 def test_one_bad_line_refuses_the_whole_batch(river: River) -> None:
     receipt = river.ask("x.jsonl", RUN + b'\n{"command": []}\n{"end": 2}\n')
     assert receipt.outcome == "refused"
