@@ -184,8 +184,7 @@ class Answers:
             job_id, k = parse_task(target) or (target, None)
             job = self._state.jobs.get(job_id)
             if job is None:
-                state = self.finished.state(job_id)
-                answers.append([target, False, refusal(op, state) if state else "there is no such job"])
+                answers.append([target, False, self._why_not(op, job_id, k)])
             elif k is None:
                 concerned = _not_over(job)
                 tasks += [[job.id, job.wire_k(index)] for index in concerned]
@@ -196,6 +195,15 @@ class Answers:
             else:
                 answers.append([target, False, "there is no such task"])
         return _once(tasks), answers
+
+    def _why_not(self, op: str, job_id: str, k: int | None) -> str:
+        """What to answer to a control of a job that is not active, or of a task of it."""
+        job = self.finished.load(job_id)
+        if job is None:
+            return "there is no such job"
+        if k is not None and not self._has(job, k):
+            return "there is no such task"
+        return refusal(op, job.ending()[0] if k is None else job.state_of(k))
 
     def _has(self, job: Job, k: int) -> bool:
         try:

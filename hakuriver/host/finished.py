@@ -53,7 +53,7 @@ class Finished:
         Job.load(data)
         return json.loads(data)  # type: ignore[no-any-return]
 
-    def state(self, job: str) -> str | None:
-        """How a job ended that is not active; None if there is none."""
+    def load(self, job: str) -> Job | None:
+        """A finished job, to look at."""
         snapshot = self.read(job)
-        return None if snapshot is None else str(snapshot["state"])
+        return None if snapshot is None else Job.load(json.dumps(snapshot).encode())

@@ -182,7 +182,7 @@ class State:
     def _ask_kill(self, waiting: OpenRequest, job: Job, k: int, at: float) -> None:
         state, name = job.state_of(k), job.name_of(k)
         if state in FINAL and state != "lost":
-            self._answer_now(waiting, name, False, told(state))
+            self._answer_now(waiting, name, False, refusal("kill", state))
         elif state == "pending":
             self._end(job.id, job.wire_k(k), "killed", "killed", "killed before it started", at)
             self._answer_now(waiting, name, True, "killed")
@@ -502,7 +502,7 @@ class State:
 
 def refusal(op: str, state: str) -> str:
     """Why nothing is done to a task that is in this state, or to a job that is over."""
-    return told(state) if op == "kill" else f"cannot {op}: {state}"
+    return f"already {state}" if op == "kill" else f"cannot {op}: {state}"
 
 
 def told(state: str) -> str:

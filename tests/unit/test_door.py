@@ -189,6 +189,21 @@ def test_touch_kills(river: River) -> None:
     assert [(a.task, a.ok, a.outcome) for a in receipt.answers] == [(JOB, True, "killed")]
 
 
+def test_what_is_asked_of_a_job_that_is_over_is_answered_with_how_it_ended(river: River) -> None:
+    river.drop(f"{JOB}.json", b'{"command": ["x"], "array": "0-1"}')
+    river.settle()
+    river.ask(f"{JOB}.kill", b"")
+    for kind, said in (
+        ("kill", "already killed"),
+        ("pause", "cannot pause: killed"),
+        ("resume", "cannot resume: killed"),
+    ):
+        targets = [JOB, f"{JOB}-1", f"{JOB}-7"]
+        receipt = river.ask(f"{kind}.json", json.dumps({"request": kind, "targets": targets}).encode())
+        found = {answer.task: (answer.ok, answer.outcome) for answer in receipt.answers}
+        assert found == {JOB: (False, said), f"{JOB}-1": (False, said), f"{JOB}-7": (False, "there is no such task")}
+
+
 def test_a_kill_that_is_read_before_its_job_waits_for_it(river: River) -> None:
     path = river.drop(f"{JOB}.json", RUN[:-1])  # still being copied
     river.drop(f"{JOB}.kill", b"")
