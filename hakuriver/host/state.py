@@ -257,9 +257,10 @@ class State:
 
     def _answer_event(self, event: dict[str, Any]) -> None:
         """A pause or resume is answered by this; a kill by the ending, unless the attempt is unknown there."""
-        if event.get("op") != "kill":
-            task = task_name(event["job"], event.get("k"))
-            self._answer(event["request"], task, event.get("ok", True), event.get("text", ""))
+        op, ok, text = event.get("op"), event.get("ok", True), event.get("text", "")
+        if op != "kill":
+            shown = text if ok or text.startswith("cannot") else f"cannot {op}: {text}"
+            self._answer(event["request"], task_name(event["job"], event.get("k")), ok, shown)
 
     def _happened(self, node: Node, event: dict[str, Any]) -> None:
         job = self.jobs.get(event["job"])

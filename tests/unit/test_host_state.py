@@ -276,6 +276,15 @@ def test_what_ends_before_it_was_paused_says_how() -> None:
     assert river.state.answered[0].done == [[JOB, False, "cannot pause: failed"]]
 
 
+def test_what_a_node_cannot_do_is_told_with_what_was_asked() -> None:
+    river = River()
+    river.claim(river.send())
+    river.change("control", OTHER, "x.json", "pause", 7, 2.0, [[JOB, None]], [], "taken")
+    asked = {"kind": "answer", "request": OTHER, "op": "pause", "job": JOB, "k": None, "attempt": 1}
+    river.tell({**asked, "ok": False, "text": "being stopped"})
+    assert river.state.answered[0].done == [[JOB, False, "cannot pause: being stopped"]]
+
+
 def test_if_a_kill_and_an_ending_race_the_ending_stands() -> None:
     river = River(retries=5)
     river.claim(river.send())
