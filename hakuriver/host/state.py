@@ -108,9 +108,15 @@ class State:
         if job.finished:
             job.finished_at = at
         if task.kill:
-            self._answer(task.kill, job.name_of(task.k), task.state == "killed", told(task.state))
-            task.kill = None
+            self._answer_kills(job, task, task.state == "killed", told(task.state))
         self._close(job, task, task.state)
+
+    def _answer_kills(self, job: Job, task: Task, ok: bool, outcome: str) -> None:
+        """All who have asked for its end hear what came of that."""
+        name = job.name_of(task.k)
+        for request in [r.request for r in self.requests.values() if r.op == "kill" and name in r.open]:
+            self._answer(request, name, ok, outcome)
+        task.kill = None
 
     def _close(self, job: Job, task: Task, outcome: str) -> None:
         """Nothing of this attempt can be paused or resumed any more; what was asked is answered."""
@@ -186,18 +192,13 @@ class State:
         elif state == "pending":
             self._end(job.id, job.wire_k(k), "killed", "killed", "killed before it started", at)
             self._answer_now(waiting, name, True, "killed")
-        elif (task := job.task(k)).kill is None:
-            self._kill(job, task, waiting)
-        elif (before := self.requests.get(task.kill)) is not None and waiting.sooner(before):
-            self._answer(before.request, name, True, "is being killed, by a later request with another grace")
-            self._kill(job, task, waiting)
         else:
-            self._answer_now(waiting, name, True, "is being killed already")
-
-    def _kill(self, job: Job, task: Task, waiting: OpenRequest) -> None:
-        task.kill = waiting.request
-        self._touch(job)
-        self._control_for(job, task.k, waiting)
+            task = job.task(k)
+            before = self.requests.get(task.kill or "")
+            if before is None or waiting.sooner(before):
+                task.kill = waiting.request
+                self._touch(job)
+                self._control_for(job, k, waiting)
 
     def _control_for(self, job: Job, k: int, waiting: OpenRequest) -> None:
         task = job.task(k)
@@ -487,7 +488,9 @@ class State:
                 job.lost -= 1
             if task.attempt:
                 task.note_attempt()
-            task.kill, task.retries_spent, task.cause, task.reason = None, 0, "", "requeued"
+            if task.kill:
+                self._answer_kills(job, task, False, "lost, and requeued since")
+            task.retries_spent, task.cause, task.reason = 0, "", "requeued"
             task.reset()
             self._set(job, task, "pending")
             self.queue.add(job, k)
@@ -497,8 +500,8 @@ class State:
         for job_id in jobs:
             job = self.jobs.pop(job_id, None)
             for task in job.live.values() if job else ():
-                if task.kill:
-                    self._answer(task.kill, job.name_of(task.k) if job else "", False, "lost")
+                if job and task.kill:
+                    self._answer_kills(job, task, False, "lost")
 
 
 def refusal(op: str, state: str) -> str:

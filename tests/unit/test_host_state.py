@@ -250,12 +250,23 @@ def test_a_second_kill_is_sent_on_if_it_may_be_sooner(first: list[float], second
     river.kill(JOB, None, LATER, *second)
     assert [control["request"] for control in river.state.nodes["n1"].controls] == [OTHER, LATER][: 1 + sent]
     assert river.job.live[0].kill == (LATER if sent else OTHER)
-    early, late = (OTHER, LATER) if sent else (LATER, OTHER)
-    (told,) = [request for request in river.state.answered if request.request == early]
-    assert told.done[0][1]
-    assert "is being killed" in told.done[0][2]
+    assert not river.state.answered
     river.end("killed", signal=9)
-    assert [request.done for request in river.state.answered if request.request == late] == [[[JOB, True, "killed"]]]
+    assert [request.request for request in river.state.answered] == [OTHER, LATER]
+    assert [request.done for request in river.state.answered] == 2 * [[[JOB, True, "killed"]]]
+
+
+@pytest.mark.parametrize("then", ["requeue", "dismiss"])
+def test_no_kill_of_a_lost_task_stays_without_an_answer(then: str) -> None:
+    river = River()
+    river.claim(river.send())
+    river.kill()
+    river.change("lost", "n1", [[JOB, None, 1]], 5.0)
+    river.kill(JOB, None, LATER)
+    assert not river.state.answered
+    river.change(*(["requeue", JOB, [None]] if then == "requeue" else ["dismiss", [JOB]]))
+    assert not river.state.requests
+    assert [(ok, said[:4]) for request in river.state.answered for _, ok, said in request.done] == 2 * [(False, "lost")]
 
 
 @pytest.mark.parametrize("op", ["pause", "resume"])
