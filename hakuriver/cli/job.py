@@ -33,7 +33,6 @@ def validate(paths: tuple[str, ...], as_json: bool) -> int:
     A FILE is a job as JSON, or a batch as JSON Lines (FILE.jsonl); - reads stdin. What is wrong is told with field,
     value and remedy. Exit status: 0 all good; 1 something is wrong.
 
-    \b
     Only the host can tell, when the file is there: whether the targets, the GPUs and the environment that it names
     exist, whether its policy and the user's rights allow it, and whether the file is a plain one of the user's own.
 
