@@ -28,6 +28,7 @@ from hakuriver.spool.access import Share
 JOB_FILE_MAX = 1024 * 1024
 BATCH_FILE_MAX = 256 * 1024 * 1024
 TARGETS_MAX = 100_000  #: of one control request
+GRACE_MAX = 3600  #: seconds between TERM and KILL
 VALUE_MOST = 200  #: characters of a value that a receipt shows
 
 #: Seconds between two looks for a receipt: the first, and the longest.
@@ -259,6 +260,7 @@ def request(
     targets: Iterable[str] = (),
     *,
     node: str | None = None,
+    grace: float | str | None = None,
     older_than: float | str | None = None,
     environment: str | None = None,
     image: str | None = None,
@@ -267,7 +269,8 @@ def request(
 ) -> Answer:
     """Ask for something else than a job, and wait up to `timeout` seconds for the receipt.
 
-    `kind`: kill, pause, resume, requeue (`targets`: whole job ids and task names, at most 100,000);
+    `kind`: kill, pause, resume, requeue (`targets`: whole job ids and task names, at most 100,000; a kill also takes a
+    `grace` between TERM and KILL, seconds or text as 90s, at most an hour: 0 is KILL at once, None the node's own);
     drain, undrain, forget (`node`); gc (`older_than`: seconds or text as 30d), reindex;
     create-container (`image`, `environment`), start-container, stop-container, delete-container, create-tar, delete-tar
     (`environment`; delete-tar also takes a package's name).
@@ -275,6 +278,8 @@ def request(
     Raises Refused, Invalid, ShareProblem.
     """
     document = _request(kind, list(targets), node, older_than, environment, image)
+    if grace is not None:
+        document["grace"] = _grace(kind, grace)
     share = open_share(shared_dir)
     name = new_job_id()
     share.drop(f"{name}.json", json.dumps(document).encode())
@@ -304,6 +309,15 @@ def _request(
     raise Invalid(
         "kind", kind, f"one of {', '.join((*CONTROLS, *NODE_REQUESTS, *HOST_REQUESTS, *ENVIRONMENT_REQUESTS))}"
     )
+
+
+def _grace(kind: str, grace: float | str) -> float:
+    if kind != "kill":
+        raise Invalid("grace", grace, f"only a kill has one, no {kind}: leave it out")
+    seconds = duration("grace", grace)
+    if seconds > GRACE_MAX:
+        raise Invalid("grace", grace, f"{GRACE_MAX:,} seconds are the most: name less")
+    return seconds
 
 
 # -- receipts

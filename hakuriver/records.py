@@ -31,6 +31,7 @@ JOB_FILE_MAX = 1024 * 1024  #: bytes of one job file
 BATCH_FILE_MAX = 256 * 1024 * 1024  #: bytes of one JSON Lines file
 TASKS_MAX = 1_000_000  #: tasks of one job
 NESTING_MAX = 32  #: levels of a document at the door
+GRACE_MAX = 3600.0  #: seconds that a kill may leave a task between TERM and KILL
 
 STATES = ("pending", "assigning", "running", "paused", "completed", "failed", "killed", "killed_oom", "lost")
 #: States that end a task. `lost` may be corrected while it is the latest attempt's.
@@ -202,6 +203,18 @@ class ControlRequest(DoorModel):
     format: Literal[1] = 1
     id: JobId | None = None
     targets: list[TaskName] = Field(min_length=1, max_length=100_000, description="Job ids or task names.")
+    grace: Annotated[float, Field(ge=0, le=GRACE_MAX), BeforeValidator(_duration)] | None = Field(
+        None,
+        description="kill: seconds, or text such as 90s, between TERM and KILL; 0: KILL at once. Default: the node's.",
+        strict=False,
+        json_schema_extra=_or_text("number", minimum=0, maximum=GRACE_MAX),
+    )
+
+    @model_validator(mode="after")
+    def _of_a_kill(self) -> ControlRequest:
+        if self.grace is not None and self.request != "kill":
+            raise targets.Conflict("grace", self.grace, f"only a kill has one, no {self.request}", "leave it out")
+        return self
 
 
 class NodeRequest(DoorModel):
@@ -461,6 +474,7 @@ class Control(BaseModel):
     job: JobId
     k: int | None
     attempt: int
+    grace_s: float | None = Field(None, description="kill: seconds between TERM and KILL; null: the node's kill_grace")
 
 
 class Dispatch(Record):

@@ -51,6 +51,7 @@ class Keeper:
         self.forgotten: list[Key] = []
         self.specs: dict[Key, tuple[dict[str, Any], dict[str, Any]]] = {}
         self.controls: list[tuple[Any, ...]] = []
+        self.graces: list[float | None] = []  #: of kills
         self.lease_until: float | None = None
         self.leases: list[float] = []
         self.on_start: Callable[[Key], None] = lambda key: None
@@ -99,7 +100,10 @@ class Keeper:
         answer = {"kind": "answer", "request": request, "op": op, "ok": ok, "text": text}
         self._events.append({**answer, "task": task, "attempt": attempt})
 
-    def kill(self, task: str, attempt: int, request: str | None = None, reason: str = "") -> None:
+    def kill(
+        self, task: str, attempt: int, request: str | None = None, reason: str = "", grace_s: float | None = None
+    ) -> None:
+        self.graces.append(grace_s)
         self._control("kill", task, attempt, request)
 
     def pause(self, task: str, attempt: int, request: str | None = None, reason: str = "") -> None:

@@ -54,7 +54,7 @@ class Connections:
     def _away(self, socket: str, error: Exception) -> Away:
         self._mine.__dict__.get("clients", {}).pop(socket, None)
         self._versions.pop(socket, None)  # it may come back as another version
-        return Away(f"Cannot connect to the Docker daemon at unix://{socket}: {why(error)}")
+        return Away(f"Cannot connect to Docker daemon at unix://{socket}: {why(error)}")
 
 
 def why(error: BaseException) -> str:

@@ -99,8 +99,8 @@ def why_denied(said: str) -> str:
     if not any(words in said for words in DENIED):
         return ""
     return (
-        "systemd-run: permission denied: the runner's user needs sudo without a password for systemd-run and systemctl"
-        f" ({_last(said)})"
+        "Permission denied when executing systemd-run: the runner's user needs sudo without a password for systemd-run"
+        f" and systemctl ({_last(said)})"
     )
 
 

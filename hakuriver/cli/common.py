@@ -108,4 +108,4 @@ def no_answer(share: Share, what: str, alive: bool | None) -> str:
     if alive:
         return f"a host is at work but has not answered yet; {what} in {share.root}"
     last = f"a host was last seen {seen}" if seen else "none has ever been seen"
-    return f"no host answers ({last}); {what} in {share.root} until `hakuriver host` runs"
+    return f"host not responding ({last}); {what} in {share.root} until `hakuriver host` runs"

@@ -22,6 +22,7 @@ SCHEMAS = {
     "why": ("hakuriver.cli.schemas", "WhyOutput", "`hakuriver task why --json`"),
     "logs": ("hakuriver.cli.schemas", "LogsOutput", "`hakuriver task logs --json`"),
     "wait": ("hakuriver.cli.schemas", "WaitOutput", "`hakuriver task wait --json`"),
+    "validate": ("hakuriver.cli.schemas", "ValidateOutput", "`hakuriver job validate --json`"),
     "control": ("hakuriver.cli.schemas", "ControlOutput", "--json of kill, pause, resume, requeue, drain, forget, gc"),
     "nodes": ("hakuriver.cli.schemas", "NodesOutput", "`hakuriver node list --json`"),
     "node": ("hakuriver.cli.schemas", "NodeOutput", "`hakuriver node show --json`"),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hakuriver.records import ContainerRow, JobRow, Load, Manifest, NodeDescription, NodeRow
+from hakuriver.records import ContainerRow, JobRow, Load, Manifest, NodeDescription, NodeRow, Problem
 
 
 class Output(BaseModel):
@@ -41,6 +41,23 @@ class WaitOutput(Output):
 
     exit_code: int
     outcomes: list[OutcomeOutput] = Field(description="in the order named; without those that are not over in time")
+
+
+class ValidatedFile(Output):
+    """What the door would say of a file."""
+
+    file: str = Field(description="as it was named; - is stdin")
+    good: bool
+    kind: str = Field(description="run, batch (JSON Lines), or another request: kill, drain ...")
+    jobs: int = Field(description="0 if something is wrong, or it is another request")
+    tasks: int = Field(description="of all its jobs")
+    problems: list[Problem]
+
+
+class ValidateOutput(Output):
+    """hakuriver job validate --json."""
+
+    files: list[ValidatedFile] = Field(description="in the order named")
 
 
 class ListOutput(Output):

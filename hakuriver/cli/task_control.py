@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from hakuriver import client
+from hakuriver import client, reading
 from hakuriver.cli.choosing import choosing_options, chosen
 from hakuriver.cli.common import (
     EXIT_REFUSED,
     EXIT_UNKNOWN,
     clean,
     config_option,
+    duration,
     json_option,
     no_answer,
     note,
@@ -24,10 +25,15 @@ from hakuriver.cli.common import (
 )
 from hakuriver.cli.frame import Command
 from hakuriver.client import Answer
+from hakuriver.ids import parse_task
 from hakuriver.spool.access import Share
 
 #: Seconds in which a living host gives a sign.
 SIGN_S = 2.0
+#: Jobs and tasks of one request of which is looked where they are.
+LOOKED_AT_MOST = 100
+#: States of a task that its node has to hear of a control for.
+WAITING = frozenset({"assigning", "running", "paused", "lost"})
 #: How long an answer is waited for if nothing else is said.
 PATIENCE = "30s"
 
@@ -45,19 +51,26 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(cls=Command)
+@click.option("--now", is_flag=True, help="KILL at once, without TERM: a grace of 0.")
+@click.option("--grace", callback=duration, metavar="TIME", help="Between TERM and KILL: 0 to 1h.  [kill_grace, 10s]")
 @_options
-def kill(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int:
-    """Kill jobs or tasks: TERM to the whole tree, KILL after ten seconds. Waiting ones are over at once.
+def kill(ids: tuple[str, ...], all_jobs: bool, mine: bool, grace: float | None, now: bool, **how: Any) -> int:
+    """Kill jobs or tasks: TERM to the whole tree, KILL after the grace. Waiting ones are over at once.
 
-    Says for each what came of it. Exit status: 0 all done; 1 some not (they were over already, or yours they are
-    not); 125 no host has answered in time: the request stays and will be carried out.
+    What is being killed already can be killed again, and sooner. Says for each what came of it. Exit status: 0 all
+    done; 1 some not (they were over already, or yours they are not); 125 no host has answered in time, or a task's node
+    is offline: the request stays and will be carried out.
 
     \b
     Example:
       hakuriver task kill 5678-17
+      hakuriver task kill --grace 2m 5678
+      hakuriver task kill --now 5678
       hakuriver task kill --all --mine
     """
-    return control("kill", ids, all_jobs, mine, **how)
+    if now and grace is not None:
+        raise click.UsageError("give --grace TIME or --now, not both")
+    return control("kill", ids, all_jobs, mine, **how, grace=0.0 if now else grace)
 
 
 @click.command(cls=Command)
@@ -97,15 +110,22 @@ def requeue(ids: tuple[str, ...], all_jobs: bool, mine: bool, **how: Any) -> int
 
 
 def control(
-    kind: str, ids: tuple[str, ...], all_jobs: bool, mine: bool, as_json: bool, no_receipt: bool, timeout: float
+    kind: str,
+    ids: tuple[str, ...],
+    all_jobs: bool,
+    mine: bool,
+    as_json: bool,
+    no_receipt: bool,
+    timeout: float,
+    **more: Any,
 ) -> int:
-    """Ask, and tell the answer."""
+    """Ask, and tell the answer. `more`: see `client.request`."""
     river = share()
     names = [name for target in chosen(river, ids, all_jobs, mine) for name in target.tasks()]
     if not names:
         note(f"nothing to {kind}: no job is unfinished")
     answers = [
-        ask(river, kind, names[at : at + client.TARGETS_MAX], None if no_receipt else timeout)
+        ask(river, kind, names[at : at + client.TARGETS_MAX], None if no_receipt else timeout, **more)
         for at in range(0, len(names), client.TARGETS_MAX)
     ]
     if as_json:
@@ -117,12 +137,39 @@ def ask(river: Share, kind: str, targets: list[str], timeout: float | None, **mo
     """Make the request; wait while a host lives, for so many seconds (None: not at all)."""
     first = 0.0 if timeout is None else min(SIGN_S, timeout)
     answer = client.request(kind, targets, shared_dir=river.root, timeout=first, **more)
+    if answer.receipt is None and answer.host_alive:
+        for line in absent(river, kind, targets):
+            note(line)
     if answer.receipt or not answer.host_alive or timeout is None or timeout <= first:
         return answer
     receipt, alive = client.await_receipt(river, answer.request, timeout - first)
     if receipt and receipt.outcome == "refused":
         raise client.Refused(receipt)
     return Answer(answer.request, receipt, alive)
+
+
+def absent(river: Share, kind: str, targets: list[str]) -> list[str]:
+    """For people: which nodes cannot carry it out now. Only the first of many targets are looked at."""
+    index = reading.nodes_index(river)
+    offline = {row["node"] for row in index["nodes"] if row["state"] == "offline"} if index else set()
+    meant: dict[str, list[str]] = {}
+    for name in targets[:LOOKED_AT_MOST] if offline else ():
+        for task in _tasks_of(river, name):
+            if task.node is not None and task.node in offline and task.state in WAITING:
+                meant.setdefault(task.node, []).append(task.task)
+    return [
+        f"node {node} is offline: the {kind} of {tasks[0]}{f' and {len(tasks) - 1:,} more' if len(tasks) > 1 else ''}"
+        " is queued, and carried out when the node returns"
+        for node, tasks in sorted(meant.items())
+    ]
+
+
+def _tasks_of(river: Share, name: str) -> list[reading.Task]:
+    """Tasks that have been sent out, of a job or by name."""
+    job, k = parse_task(name) or (name, None)
+    snapshot = reading.read_snapshot(river, job)
+    tasks = reading.as_job(snapshot).tasks if snapshot else []
+    return [task for task in tasks if k is None or task.k == k]
 
 
 def answer_json(kind: str, answer: Answer) -> dict[str, Any]:

@@ -125,4 +125,4 @@ def _host(river: Share) -> str | None:
         if client.host_sign(river) != sign:
             return None
     seen = client.host_last_seen(river)
-    return f"no host answers ({f'last seen {seen}' if seen else 'none has ever been seen'}): start `hakuriver host`"
+    return f"host not responding ({f'last seen {seen}' if seen else 'none has ever been seen'}): start `hakuriver host`"

@@ -11,6 +11,7 @@ from hakuriver.host.door import Asked
 from hakuriver.host.finished import Finished
 from hakuriver.host.fitting import Fitting
 from hakuriver.host.jobs import ONLY, Job
+from hakuriver.host.state import refusal
 from hakuriver.ids import JOB_ID_DIGITS, is_job_id, parse_task
 from hakuriver.records import (
     FINAL,
@@ -68,7 +69,7 @@ class Answers:
         """Whether who asked may. A river of this version is its user's own."""
         if asked.uid != self._host.own_uid and not self._is_admin(asked.uid):
             who, own = door.user_name(asked.uid), door.user_name(self._host.own_uid)
-            message = f"it belongs to {who}; this river takes requests of {own} alone"
+            message = f"not owner: the file belongs to {who}, and this river takes requests of {own} alone"
             return [problem("file", asked.taken.name, message, f"ask as {own}, or be one of its cluster.admins")]
         if isinstance(asked.body, NodeRequest | HostRequest | EnvironmentRequest) and not self._is_admin(asked.uid):
             return [problem("request", asked.kind, "only admins may ask for this", "see cluster.admins on the host")]
@@ -100,8 +101,6 @@ class Answers:
                 return self._refuse(asked, [{**p, "field": where + p["field"]} for p in problems])
             warnings += [{**p, "field": where + p["field"]} for p in failed]
             job = self._id_for(asked, body)
-            if job in ids:
-                return self._refuse(asked, [problem(where + "id", job, "this id stands in it twice", "leave it out")])
             ids[job] = None
             tasks += task_count(body.array, len(body.targets))
             if self.finished.known(job) or job in self._state.jobs:
@@ -163,10 +162,11 @@ class Answers:
     def _control(self, asked: Asked, body: ControlRequest) -> None:
         if body.request == "requeue":
             return self._requeue(asked)
-        tasks, answers = self._resolve(body.targets)
+        tasks, answers = self._resolve(body.targets, body.request)
+        grace = [] if body.grace is None else [body.grace]
         self._host.decide(
             ["control", asked.taken.request, asked.taken.name, body.request, asked.uid, self._host.now(),
-             tasks, answers, asked.entry]
+             tasks, answers, *grace, asked.entry]
         )  # fmt: skip
         return None
 
@@ -176,7 +176,7 @@ class Answers:
         unknown = {job for job in jobs if job not in self._state.jobs and not self.finished.known(job)}
         return bool(unknown) and self._host.door.postpone(asked, unknown)
 
-    def _resolve(self, targets: list[str]) -> tuple[list[list[Any]], list[list[Any]]]:
+    def _resolve(self, targets: list[str], op: str) -> tuple[list[list[Any]], list[list[Any]]]:
         """Every task meant, as [job, k]; and answers for what is not there any more or never was."""
         tasks: list[list[Any]] = []
         answers: list[list[Any]] = []
@@ -184,17 +184,26 @@ class Answers:
             job_id, k = parse_task(target) or (target, None)
             job = self._state.jobs.get(job_id)
             if job is None:
-                answers.append([target, False, self.finished.describe(job_id)])
+                answers.append([target, False, self._why_not(op, job_id, k)])
             elif k is None:
                 concerned = _not_over(job)
                 tasks += [[job.id, job.wire_k(index)] for index in concerned]
                 if not concerned:
-                    answers.append([target, False, f"already {job.ending()[0]}"])
+                    answers.append([target, False, refusal(op, job.ending()[0])])
             elif self._has(job, k):
                 tasks.append([job.id, k])
             else:
                 answers.append([target, False, "there is no such task"])
         return _once(tasks), answers
+
+    def _why_not(self, op: str, job_id: str, k: int | None) -> str:
+        """What to answer to a control of a job that is not active, or of a task of it."""
+        job = self.finished.load(job_id)
+        if job is None:
+            return "there is no such job"
+        if k is not None and not self._has(job, k):
+            return "there is no such task"
+        return refusal(op, job.ending()[0] if k is None else job.state_of(k))
 
     def _has(self, job: Job, k: int) -> bool:
         try:

@@ -160,8 +160,10 @@ def _explain(error: Any, model: type[BaseModel]) -> dict[str, Any]:
 def batch(data: bytes, settled: bool) -> list[RunRequest]:
     """Read JSON Lines, one job a line, closed by {"end": N}. All or nothing. Raises Refusal, Unfinished."""
     lines = data.split(b"\n")
-    whole = lines.pop() == b""
-    closing = _closing(lines[-1]) if whole and lines else None
+    whole = lines[-1] == b""
+    if whole:
+        lines.pop()
+    closing = _closing(lines[-1]) if lines and (whole or settled) else None
     if closing is None and not settled:
         raise Unfinished
     if closing is not None:
@@ -170,11 +172,12 @@ def batch(data: bytes, settled: bool) -> list[RunRequest]:
             message = f"the last line says {closing} jobs, {len(lines)} lines stand before it"
             raise Refusal([problem("end", closing, message, "write the file whole, then rename it")], kind="batch")
     jobs, problems = [], []
+    ids: set[str | None] = {None}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            jobs.append(_line(line))
+            jobs.append(_line(line, ids))
         except Refusal as refusal:
             problems += [{**p, "field": f"line {number}: {p['field']}"} for p in refusal.problems]
     if not jobs and not problems:
@@ -193,7 +196,8 @@ def _closing(line: bytes) -> int | None:
     return end if type(end) is int else None
 
 
-def _line(line: bytes) -> RunRequest:
+def _line(line: bytes, ids: set[str | None]) -> RunRequest:
+    """A job of a batch, and of which no line before has the id."""
     if len(line) > JOB_FILE_MAX:
         message = f"a job may have {JOB_FILE_MAX:,} bytes at most"
         raise Refusal([problem("line", f"{len(line):,} bytes", message, "put its data into a file of its own")])
@@ -202,7 +206,17 @@ def _line(line: bytes) -> RunRequest:
         raise Refusal(
             [problem("request", body.request, "only jobs may stand in a batch", "drop it as a file of its own")]
         )
+    if body.id is not None and body.id in ids:
+        raise Refusal([problem("id", body.id, "this id stands in it twice", "leave it out")])
+    ids.add(body.id)
     return body
+
+
+def of_its_id(stem: str, given: str | None) -> list[dict[str, Any]]:
+    """What is wrong if a file that is named by an id holds another one."""
+    if given in (None, stem):
+        return []
+    return [problem("id", given, f"the file's name says {stem}", "name it so, or leave the id out")]
 
 
 def touched(kind: str, stem: str) -> ControlRequest:

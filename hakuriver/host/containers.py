@@ -51,7 +51,7 @@ class Unavailable(Cannot):
     """The engine cannot be reached."""
 
     def __init__(self, socket: str, why: str) -> None:
-        message = f"docker unavailable on host: Cannot connect to the Docker daemon at unix://{socket}: {why}"
+        message = f"docker unavailable on host: Cannot connect to Docker daemon at unix://{socket}: {why}"
         super().__init__("docker.host", f"unix://{socket}", message, "start it there, or correct docker.host there")
         self.why = message
 

@@ -169,10 +169,8 @@ class Door:
             return "batch", checking.batch(file.data, self._settled(entry, file))
         if ending == "json":
             body = checking.request(file.data)
-            given = getattr(body, "id", None)
-            if is_job_id(stem) and given not in (None, stem):
-                remedy = "name it so, or leave the id out"
-                raise Refusal([checking.problem("id", given, f"the file's name says {stem}", remedy)])
+            if is_job_id(stem) and (wrong := checking.of_its_id(stem, getattr(body, "id", None))):
+                raise Refusal(wrong)
             return body.request, body
         return ending, checking.touched(ending, stem)
 

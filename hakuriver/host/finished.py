@@ -53,7 +53,7 @@ class Finished:
         Job.load(data)
         return json.loads(data)  # type: ignore[no-any-return]
 
-    def describe(self, job: str) -> str:
-        """What to answer to a control of a job that is not active."""
+    def load(self, job: str) -> Job | None:
+        """A finished job, to look at."""
         snapshot = self.read(job)
-        return f"already {snapshot['state']}" if snapshot else "there is no such job"
+        return None if snapshot is None else Job.load(json.dumps(snapshot).encode())

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 class OpenRequest:
     """A control that waits for the answers of some tasks."""
 
-    def __init__(self, request: str, name: str, op: str, uid: int, done: list[Any]) -> None:
+    def __init__(
+        self, request: str, name: str, op: str, uid: int, done: list[Any], grace_s: float | None = None
+    ) -> None:
         self.request = request
         self.name = name
         self.op = op
         self.uid = uid
+        self.grace_s = grace_s  #: of a kill: between TERM and KILL; None: the node's own
         self.open: set[str] = set()
         self.done: list[list[Any]] = list(done)  #: [task, ok, outcome]
 
@@ -24,14 +27,23 @@ class OpenRequest:
         self.done.append([task, ok, outcome])
         return not self.open
 
+    def sooner(self, other: OpenRequest) -> bool:
+        """Whether what the other kill is about may end sooner by this one. The node's own grace only the node knows."""
+        if self.grace_s is None or other.grace_s is None:
+            return self.grace_s != other.grace_s
+        return self.grace_s < other.grace_s
+
     def checkpoint(self) -> dict[str, Any]:
         """All of it, for the journal."""
-        return {"name": self.name, "op": self.op, "uid": self.uid, "open": sorted(self.open), "done": self.done}
+        grace = {} if self.grace_s is None else {"grace_s": self.grace_s}
+        return {
+            "name": self.name, "op": self.op, "uid": self.uid, "open": sorted(self.open), "done": self.done, **grace
+        }  # fmt: skip
 
     @classmethod
     def restore(cls, request: str, saved: dict[str, Any]) -> OpenRequest:
         """Read what `checkpoint` wrote."""
-        found = cls(request, saved["name"], saved["op"], saved["uid"], saved["done"])
+        found = cls(request, saved["name"], saved["op"], saved["uid"], saved["done"], saved.get("grace_s"))
         found.open = set(saved["open"])
         return found
 

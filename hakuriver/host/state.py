@@ -9,7 +9,8 @@ Kinds of change, with their arguments (k is an index, or null for a job's only t
     jobs     receipt, owner, [[job, spec]...], taken             accepted; `taken`: its name in host/taken/
     receipt  receipt, taken                                     an answer that needs no waiting, or ends an order's
     order    request, name, op, uid, host, environment, image, taken    asked of the engine of that host
-    control  request, name, op, uid, at, [[job, k]...], [[task, ok, outcome]...], taken    asked of tasks
+    control  request, name, op, uid, at, [[job, k]...], [[task, ok, outcome]...], taken    asked of tasks; a kill that
+             names its grace has that, in seconds, before `taken`
     events   node, epoch, seq, [event...]                       a batch heard, records.Event
     alive    node, [[job, k, attempt]...], at                   lost or retried, yet found running there
     send     node, [[job, k, attempt, executor, gpus, package]...], [control...], [drop...], previous, [epoch, seq],
@@ -107,15 +108,21 @@ class State:
         if job.finished:
             job.finished_at = at
         if task.kill:
-            self._answer(task.kill, job.name_of(task.k), task.state == "killed", told(task.state))
-            task.kill = None
-        self._close(job, task, told(task.state))
+            self._answer_kills(job, task, task.state == "killed", told(task.state))
+        self._close(job, task, task.state)
+
+    def _answer_kills(self, job: Job, task: Task, ok: bool, outcome: str) -> None:
+        """All who have asked for its end hear what came of that."""
+        name = job.name_of(task.k)
+        for request in [r.request for r in self.requests.values() if r.op == "kill" and name in r.open]:
+            self._answer(request, name, ok, outcome)
+        task.kill = None
 
     def _close(self, job: Job, task: Task, outcome: str) -> None:
         """Nothing of this attempt can be paused or resumed any more; what was asked is answered."""
         name = job.name_of(task.k)
-        for request in [r.request for r in self.requests.values() if r.op != "kill" and name in r.open]:
-            self._answer(request, name, False, outcome)
+        for request in [r for r in self.requests.values() if r.op != "kill" and name in r.open]:
+            self._answer(request.request, name, False, f"cannot {request.op}: {outcome}")
         node = self.nodes.get(task.node or "")
         if node is not None and node.controls:
             key = (job.id, job.wire_k(task.k), task.attempt)
@@ -149,9 +156,9 @@ class State:
         self.orders.setdefault(request, Order(request, name, op, uid, host, environment, image))
 
     def _control(
-        self, request: str, name: str, op: str, uid: int, at: float, tasks: list[Any], answers: list[Any], _taken: str
+        self, request: str, name: str, op: str, uid: int, at: float, tasks: list[Any], answers: list[Any], *more: Any
     ) -> None:
-        waiting = OpenRequest(request, name, op, uid, answers)
+        waiting = OpenRequest(request, name, op, uid, answers, more[0] if len(more) > 1 else None)
         self.requests[request] = waiting
         for job_id, k in tasks:
             self._ask(waiting, job_id, k, at)
@@ -170,7 +177,7 @@ class State:
         if waiting.op == "kill":
             self._ask_kill(waiting, job, index, at)
         elif state not in HOLDING:
-            self._answer_now(waiting, name, False, f"cannot {waiting.op}: it is {state}")
+            self._answer_now(waiting, name, False, refusal(waiting.op, state))
         else:
             self._control_for(job, index, waiting)
 
@@ -181,21 +188,23 @@ class State:
     def _ask_kill(self, waiting: OpenRequest, job: Job, k: int, at: float) -> None:
         state, name = job.state_of(k), job.name_of(k)
         if state in FINAL and state != "lost":
-            self._answer_now(waiting, name, False, told(state))
+            self._answer_now(waiting, name, False, refusal("kill", state))
         elif state == "pending":
             self._end(job.id, job.wire_k(k), "killed", "killed", "killed before it started", at)
             self._answer_now(waiting, name, True, "killed")
-        elif (task := job.task(k)).kill is None:
-            task.kill = waiting.request
-            self._touch(job)
-            self._control_for(job, k, waiting)
         else:
-            self._answer_now(waiting, name, True, "is being killed already")
+            task = job.task(k)
+            before = self.requests.get(task.kill or "")
+            if before is None or waiting.sooner(before):
+                task.kill = waiting.request
+                self._touch(job)
+                self._control_for(job, k, waiting)
 
     def _control_for(self, job: Job, k: int, waiting: OpenRequest) -> None:
         task = job.task(k)
         node = self.nodes.get(task.node or "")
         if node is not None:
+            grace = {} if waiting.grace_s is None else {"grace_s": waiting.grace_s}
             node.controls.append(
                 {
                     "request": waiting.request,
@@ -203,6 +212,7 @@ class State:
                     "job": job.id,
                     "k": job.wire_k(k),
                     "attempt": task.attempt,
+                    **grace,
                 }
             )
 
@@ -248,9 +258,10 @@ class State:
 
     def _answer_event(self, event: dict[str, Any]) -> None:
         """A pause or resume is answered by this; a kill by the ending, unless the attempt is unknown there."""
-        if event.get("op") != "kill":
-            task = task_name(event["job"], event.get("k"))
-            self._answer(event["request"], task, event.get("ok", True), event.get("text", ""))
+        op, ok, text = event.get("op"), event.get("ok", True), event.get("text", "")
+        if op != "kill":
+            shown = text if ok or text.startswith("cannot") else f"cannot {op}: {text}"
+            self._answer(event["request"], task_name(event["job"], event.get("k")), ok, shown)
 
     def _happened(self, node: Node, event: dict[str, Any]) -> None:
         job = self.jobs.get(event["job"])
@@ -326,7 +337,7 @@ class State:
 
     def _again(self, job: Job, task: Task, state: str) -> None:
         """Let the task wait for its next attempt."""
-        self._close(job, task, "it is over: another attempt is to come")
+        self._close(job, task, "this attempt is over, and another is to come")
         task.state = state
         task.note_attempt()
         task.state = "pending"
@@ -383,7 +394,7 @@ class State:
 
     def _take_back(self, job: Job, task: Task, at: float) -> None:
         """Never claimed: it waits again, as if it had not been sent; or it is killed, if that was asked."""
-        self._close(job, task, "it is pending")
+        self._close(job, task, "pending")
         self._set(job, task, "pending")
         task.reset()
         task.attempt -= 1
@@ -477,7 +488,9 @@ class State:
                 job.lost -= 1
             if task.attempt:
                 task.note_attempt()
-            task.kill, task.retries_spent, task.cause, task.reason = None, 0, "", "requeued"
+            if task.kill:
+                self._answer_kills(job, task, False, "lost, and requeued since")
+            task.retries_spent, task.cause, task.reason = 0, "", "requeued"
             task.reset()
             self._set(job, task, "pending")
             self.queue.add(job, k)
@@ -487,8 +500,13 @@ class State:
         for job_id in jobs:
             job = self.jobs.pop(job_id, None)
             for task in job.live.values() if job else ():
-                if task.kill:
-                    self._answer(task.kill, job.name_of(task.k) if job else "", False, "lost")
+                if job and task.kill:
+                    self._answer_kills(job, task, False, "lost")
+
+
+def refusal(op: str, state: str) -> str:
+    """Why nothing is done to a task that is in this state, or to a job that is over."""
+    return f"already {state}" if op == "kill" else f"cannot {op}: {state}"
 
 
 def told(state: str) -> str:

@@ -151,12 +151,16 @@ class KeeperClient:
         """Queue tasks; those the keeper knows already are ignored."""
         self.send({"op": "start", "spec": spec, "tasks": list(tasks)})
 
-    def _control(self, op: str, task: str, attempt: int, request: str | None, reason: str) -> None:
-        self.send({"op": op, "task": task, "attempt": attempt, "request": request, "reason": reason})
+    def _control(self, op: str, task: str, attempt: int, request: str | None, reason: str, **more: float) -> None:
+        self.send({"op": op, "task": task, "attempt": attempt, "request": request, "reason": reason, **more})
 
-    def kill(self, task: str, attempt: int, request: str | None = None, reason: str = "") -> None:
-        """SIGTERM to the task's tree, SIGKILL after its grace; answered when it has ended."""
-        self._control("kill", task, attempt, request, reason)
+    def kill(self, task: str, attempt: int, request: str | None = None, reason: str = "",
+             grace_s: float | None = None) -> None:  # fmt: skip
+        """SIGTERM to the task's tree, SIGKILL after so many seconds, else its own grace; answered when it has ended.
+
+        Of several kills the one counts by which SIGKILL comes first.
+        """
+        self._control("kill", task, attempt, request, reason, **({} if grace_s is None else {"grace_s": grace_s}))
 
     def pause(self, task: str, attempt: int, request: str | None = None, reason: str = "") -> None:
         """Stop the task's tree."""

@@ -69,7 +69,7 @@ def control(keeper: Keeper, message: Message, raw: bytes) -> None:
     if task is None:
         keeper.answer(key, op, request, False, "unknown")
     elif op == "kill":
-        _kill(keeper, task, request, str(message.get("reason") or "killed on request"))
+        _kill(keeper, task, message)
     elif task.spec.engine and task.alive and task.stop is None:
         keeper.held.freeze(task, op, request)
     else:
@@ -77,12 +77,14 @@ def control(keeper: Keeper, message: Message, raw: bytes) -> None:
         keeper.answer(key, op, request, ok, text)
 
 
-def _kill(keeper: Keeper, task: Task, request: str | None, reason: str) -> None:
+def _kill(keeper: Keeper, task: Task, message: Message) -> None:
+    request, grace = message.get("request"), message.get("grace_s")
     if task.phase == ENDED:
         keeper.answer_kill(task, request)
         return
+    grace = None if grace is None else float(grace)
     task.answers.append(request)
-    keeper.stop(task, "killed", reason)
+    keeper.stop(task, "killed", str(message.get("reason") or "killed on request"), grace)
 
 
 def _freeze(keeper: Keeper, task: Task, pause: bool) -> tuple[bool, str]:

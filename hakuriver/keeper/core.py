@@ -38,6 +38,8 @@ UNKILLABLE_S = 10.0  #: after that an end is told although SIGKILL has left some
 RETRY_KILL_S, RETRY_KILL_HELD_S = 0.5, 2.0
 REMOVE_S = 5.0  #: how long a keeper that was told to stop waits for engines to be rid of what has ended
 
+NOT_STARTED = "Task failed to start: "  #: before the reason of one that could not be
+
 Exit = tuple[int, float, int, float]
 
 
@@ -143,13 +145,15 @@ class Keeper:
             return
         now, next_at = kernel.boottime(), None
         for task in list(self.known.tasks.values()):
-            if not task.rerunnable or task.phase == ENDED or task.stop is not None:
+            if not task.rerunnable or task.phase == ENDED:
                 continue
             if task.phase == QUEUED and not self._leased:
                 continue
-            at = lease.fence_at(self.lease_until, task.spec.grace_s)
+            # One that is being stopped may have been given a longer grace than the lease leaves it.
+            most = task.spec.grace_s if task.stop is None else 0.0
+            at = lease.fence_at(self.lease_until, most)
             if at <= now:
-                grace = lease.grace_left(self.lease_until, now, task.spec.grace_s)
+                grace = lease.grace_left(self.lease_until, now, most)
                 self.stop(task, "fenced", "the node's lease ran out", grace)
             elif next_at is None or at < next_at:
                 next_at = at
@@ -205,7 +209,7 @@ class Keeper:
                 task.group = self.groups.make(str(task.n), task.spec.memory_bytes)
         except OSError as problem:
             self._release(task)
-            self.end_unborn(task, "launch", f"cannot prepare the start: {problem}", exit_code=126)
+            self.end_unborn(task, "launch", NOT_STARTED + f"cannot prepare the start: {problem}", exit_code=126)
             return False
         task.phase = STARTING
         return True
@@ -295,7 +299,7 @@ class Keeper:
         """It could not be started, or without a code was not to be: then it goes back into the queue unless fenced."""
         self.give_back(task)
         if code is not None:
-            self.end_unborn(task, "launch", text, exit_code=code)
+            self.end_unborn(task, "launch", NOT_STARTED + text, exit_code=code)
         elif task.stop is not None:
             self.end_unborn(task, task.stop, task.stop_reason)
         elif fenced:
@@ -340,13 +344,16 @@ class Keeper:
     # -- stopping
 
     def stop(self, task: Task, cause: str, reason: str, grace_s: float | None = None) -> None:
-        """End a task: SIGTERM to its tree, SIGKILL after the grace. The first cause stands."""
+        """End a task: SIGTERM to its tree, SIGKILL after the grace. The first cause stands, and the shortest grace."""
         if task.phase == QUEUED:
             self.end_unborn(task, cause, reason)
-        if task.phase == ENDED or task.stop is not None or task.exit is not None:
+        if task.phase == ENDED or task.exit is not None:
+            return
+        grace = task.spec.grace_s if grace_s is None else grace_s
+        if task.stop is not None:
+            self._hasten(task, grace)
             return
         task.stop, task.stop_reason = cause, reason
-        grace = task.spec.grace_s if grace_s is None else grace_s
         self._kill_at(task, kernel.boottime() + grace)
         if task.spec.engine:
             task.kill_by = kernel.boottime() + grace
@@ -356,6 +363,16 @@ class Keeper:
             self._terminate(task)
         elif task.alive:
             self._kill(task)
+
+    def _hasten(self, task: Task, grace_s: float) -> None:
+        """It is being stopped already: have SIGKILL come this soon, unless that is due earlier."""
+        when = kernel.boottime() + grace_s
+        if task.deadline is None or task.deadline.when <= when:
+            return
+        self._kill_at(task, when)
+        if task.spec.engine:
+            task.kill_by = when if task.kill_by is None else min(when, task.kill_by)
+            self.record.add(stopped(task))
 
     def _terminate(self, task: Task) -> None:
         late = task.deadline is None or task.deadline.when <= kernel.boottime()

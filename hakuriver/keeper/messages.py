@@ -62,14 +62,18 @@ class Start(TypedDict):
     tasks: list[TaskMessage]
 
 
-class Control(TypedDict):
-    """Runner: kill, pause or resume; answered by an ``answer`` event."""
-
+class _Control(TypedDict):
     op: Literal["kill", "pause", "resume"]
     task: str
     attempt: int
     request: str | None
     reason: str
+
+
+class Control(_Control, total=False):
+    """Runner: kill, pause or resume; answered by an ``answer`` event."""
+
+    grace_s: float | None  #: kill: between SIGTERM and SIGKILL, instead of the spec's; 0: SIGKILL at once
 
 
 class Lease(TypedDict):

@@ -62,7 +62,7 @@ class Lane(NamedTuple):
 def job_view(snapshot: dict[str, Any], now: float) -> dict[str, Any]:
     """Everything that the page of a job shows but its logs. `now`: up to where running attempts are drawn."""
     tasks, seen = shown_rows(snapshot), survey(snapshot["tasks"])
-    spec = snapshot["spec"]
+    spec, controls = snapshot["spec"], controls_of(snapshot)
     kept = {name: value for name, value in snapshot.items() if name not in ("tasks", "spec")}
     return {
         "job": kept,
@@ -73,7 +73,18 @@ def job_view(snapshot: dict[str, Any], now: float) -> dict[str, Any]:
         "started_at": seen.started_at,
         "lanes": timeline(snapshot, tasks, now),
         "live": snapshot["state"] not in FINAL,
+        "commands": ["status", *(["why"] if controls[0] == "kill" else []), *controls],
+        "controls": controls,
+        "example": _name(snapshot, tasks[-1]) if tasks else snapshot["job"],
     }
+
+
+def controls_of(snapshot: dict[str, Any]) -> list[str]:
+    """What may be asked for a job as it is, the most likely first."""
+    if snapshot["state"] in FINAL:
+        return ["requeue"]
+    counts = snapshot["counts"]
+    return ["kill", *(["pause"] if counts.get("running") else []), *(["resume"] if counts.get("paused") else [])]
 
 
 def shown_rows(snapshot: dict[str, Any]) -> list[TaskRow]:

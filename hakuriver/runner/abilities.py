@@ -199,7 +199,10 @@ def _refusal() -> str:
     for program in ("systemd-run", "systemctl"):
         told = answer(["sudo", "-n", program, "--version"])
         if not told.ok:
-            return f"sudo refuses {program} ({told.text}): allow it to this user without a password, see sudoers(5)"
+            return (
+                f"Permission denied when executing {program}: sudo refuses it ({told.text}): allow it to this user"
+                " without a password, see sudoers(5)"
+            )
     return ""
 
 
@@ -217,15 +220,16 @@ def look_at_docker(path: str, known: Docker | None) -> Docker | str:
         ask(path, "/_ping")
         return known or describe_docker(json.loads(ask(path, "/version")), json.loads(ask(path, "/info")))
     except FileNotFoundError:
-        return f"there is no socket {path}: start the Docker engine, or name its socket in docker.host"
+        why = f"there is no socket {path}: start the Docker engine, or name its socket in docker.host"
     except ConnectionRefusedError:
-        return f"nobody answers at {path}: start the Docker engine"
+        why = f"nobody answers at {path}: start the Docker engine"
     except PermissionError:
-        return f"this user may not use {path}: put the user into the group that owns it, and start the runner again"
+        why = f"this user may not use {path}: put the user into the group that owns it, and start the runner again"
     except TimeoutError:
-        return f"the Docker engine at {path} does not answer within {ENGINE_S:.0f} s: see its log"
+        why = f"the Docker engine at {path} does not answer within {ENGINE_S:.0f} s: see its log"
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        return f"the Docker engine at {path} does not answer as it should: {error}; see its log"
+        why = f"the Docker engine at {path} does not answer as it should: {error}; see its log"
+    return f"Cannot connect to Docker daemon: {why}"
 
 
 def describe_docker(version: dict[str, Any], info: dict[str, Any]) -> Docker:

@@ -23,7 +23,7 @@ from hakuriver.runner.images import Images
 from hakuriver.runner.machine import Lookout
 from hakuriver.settings import Settings
 from hakuriver.spool import files, layout
-from hakuriver.spool.files import LocalDisk, ShareError
+from hakuriver.spool.files import LocalDisk, ShareAway, ShareError
 from hakuriver.spool.watching import Watch
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class Ticking:
             with self._stop.at_work():
                 busy = runner.tick()
         except ShareError as error:
-            self._saying.say(error)
+            away = runner.session is not None or isinstance(error, ShareAway)
+            self._saying.say(error if away else f"Failed to register with host: cannot write node file: {error}")
             self._epoch = 0  # what comes back may be another mount: it is watched anew
             return RETRY_S, False
         except (KeeperLost, KeeperUnavailable) as error:

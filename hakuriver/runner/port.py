@@ -23,8 +23,10 @@ class KeeperPort(Protocol):
     def start(self, spec: SpecMessage, tasks: Iterable[TaskMessage]) -> None:
         """Queue tasks; those it knows already are ignored."""
 
-    def kill(self, task: str, attempt: int, request: str | None = None, reason: str = "") -> None:
-        """Stop a task."""
+    def kill(
+        self, task: str, attempt: int, request: str | None = None, reason: str = "", grace_s: float | None = None
+    ) -> None:
+        """Stop a task; `grace_s`: seconds between TERM and KILL, None: its own."""
 
     def pause(self, task: str, attempt: int, request: str | None = None, reason: str = "") -> None:
         """Pause a task."""

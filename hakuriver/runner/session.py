@@ -22,7 +22,18 @@ from hakuriver.runner.outbox import Outbox
 from hakuriver.runner.output import Carrier
 from hakuriver.runner.syncing import Pair, Syncing
 from hakuriver.runner.tidying import Tidying
-from hakuriver.runner.work import CLAIMED, PAUSED, QUEUED, RUNNING, SYNCING, Attempt, Document, Work, ending
+from hakuriver.runner.work import (
+    CLAIMED,
+    NOT_STARTED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    SYNCING,
+    Attempt,
+    Document,
+    Work,
+    ending,
+)
 from hakuriver.spool import files, layout
 from hakuriver.spool.layout import Bell, NodePaths
 
@@ -259,7 +270,7 @@ class Session:
                 raise Refused(f"this version has no executor {start.executor}: it has {', '.join(EXECUTORS)}")
             planned = EXECUTORS[start.executor](start, [row for row, _ in fresh], self._runner.place)
         except Refused as refusal:
-            self._end_here([attempt for _, attempt in fresh], "failed", "refused", str(refusal))
+            self._end_here([attempt for _, attempt in fresh], "failed", "refused", NOT_STARTED + str(refusal))
             return
         self._keeper.start(planned.spec, planned.tasks)
         for _, attempt in fresh:
@@ -284,8 +295,11 @@ class Session:
         if attempt is not None and attempt.phase == SYNCING:
             self.syncing.control(attempt, control)
             return
-        send = {"kill": self._keeper.kill, "pause": self._keeper.pause, "resume": self._keeper.resume}[control.op]
-        send(task, control.attempt, control.request)
+        if control.op == "kill":
+            self._keeper.kill(task, control.attempt, control.request, grace_s=control.grace_s)
+        else:
+            send = self._keeper.pause if control.op == "pause" else self._keeper.resume
+            send(task, control.attempt, control.request)
 
     # -- output
 

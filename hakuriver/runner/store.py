@@ -63,7 +63,7 @@ class Store:
 
     def _away(self, error: Exception) -> EngineAway:
         self._api = None
-        return EngineAway(f"the Docker engine at {self._socket} cannot be reached: {_reason(error)}")
+        return EngineAway(f"Cannot connect to Docker daemon at {self._socket}: {_reason(error)}")
 
     @property
     def id(self) -> str:

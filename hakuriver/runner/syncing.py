@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from hakuriver.records import Control, Start, StartRow
 from hakuriver.runner.port import ImageNews, ImagePort
-from hakuriver.runner.work import SYNCING, Attempt, Work
+from hakuriver.runner.work import NOT_STARTED, SYNCING, Attempt, Work
 
 Pair = tuple[StartRow, Attempt]
 
@@ -74,7 +74,7 @@ class Syncing:
             if news.state == "loading":
                 self._tell(waiting, news.package or "")
             else:
-                self._end([attempt for _, attempt in waiting.left()], "failed", "launch", news.reason)
+                self._end([attempt for _, attempt in waiting.left()], "failed", "launch", NOT_STARTED + news.reason)
                 self._waiting.remove(waiting)
 
     def _tell(self, waiting: Waiting, package: str) -> None:

@@ -13,6 +13,7 @@ Key = tuple[str, int]  #: task, number of the attempt
 
 CLAIMED, SYNCING, QUEUED, RUNNING, PAUSED, ENDED = "claimed", "syncing", "queued", "running", "paused", "ended"
 _ENDING = tuple(Ending.model_fields)
+NOT_STARTED = "Task failed to start: "  #: before the reason of an attempt that could not be; the keeper says the same
 
 
 class Document:

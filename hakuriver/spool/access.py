@@ -49,9 +49,9 @@ class Share:
         """Raise ShareProblem unless the sentinel stands at the root: an unmounted share is an empty directory."""
         if layout.SENTINEL not in self.names(""):
             raise ShareProblem(
-                f"{self.root} holds no {layout.SENTINEL}: mount the share there, name another directory in "
-                f"HAKURIVER_SHARED_DIR; or, if this is the place of a new river and no mount is missing, make it with "
-                f"`hakuriver init share --shared-dir {self.root}`"
+                f"Cannot access shared directory {self.root}: it holds no {layout.SENTINEL}: mount the share there, "
+                f"name another directory in HAKURIVER_SHARED_DIR; or, if this is the place of a new river and no mount "
+                f"is missing, make it with `hakuriver init share --shared-dir {self.root}`"
             )
         return self
 
@@ -151,7 +151,8 @@ class Share:
 
     def _explain(self, operation: str, path: str, error: OSError) -> str:
         remedy = _REMEDY.get(error.errno or 0, _OTHERWISE)
-        return f"cannot {operation} {self.path(path)}: {error.strerror or error}; {remedy}"
+        what = f"cannot {operation} {self.path(path)}" if path else f"Cannot access shared directory {self.root}"
+        return f"{what}: {error.strerror or error}; {remedy}"
 
 
 def _write(full: str, data: bytes) -> None:

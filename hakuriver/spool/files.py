@@ -46,7 +46,8 @@ class ShareError(Exception):
         self.errno = error.errno or 0
         self.path = path
         remedy = _REMEDY.get(self.errno, "waiting until the share is back")
-        super().__init__(f"cannot {operation} {path}: {error.strerror or error}; {remedy}")
+        what = f"cannot {operation} {path}" if path else "Cannot access shared directory"
+        super().__init__(f"{what}: {error.strerror or error}; {remedy}")
 
 
 class ShareAway(ShareError):
@@ -55,7 +56,7 @@ class ShareAway(ShareError):
     def __init__(self, root: str) -> None:
         Exception.__init__(
             self,
-            f"{root} holds no {layout.SENTINEL}: the share is not mounted here, "
+            f"Cannot access shared directory {root}: it holds no {layout.SENTINEL}: the share is not mounted here, "
             f"or `hakuriver init share --shared-dir {root}` was never run",
         )
         self.errno = errno.ENOENT

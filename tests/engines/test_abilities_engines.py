@@ -87,7 +87,9 @@ def test_as_one_who_may_use_sudo(machine: Machine) -> None:
 def test_as_one_whom_sudo_refuses(machine: Machine) -> None:
     found = look(machine, "setpriv", "--reuid=nobody", "--clear-groups")
     assert found["executors"] == ["process"]
-    assert found["cannot"]["systemd"].startswith("sudo refuses systemd-run (sudo: ")
+    assert found["cannot"]["systemd"].startswith(
+        "Permission denied when executing systemd-run: sudo refuses it (sudo: "
+    )
 
 
 def test_a_user_for_tasks_who_does_not_exist(machine: Machine) -> None:

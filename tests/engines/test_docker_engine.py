@@ -678,7 +678,7 @@ def test_engine_is_away(own_engine: Stage, monkeypatch: pytest.MonkeyPatch) -> N
     order = own_engine.order("echo", "at last")
     own_engine.lab.stop()
     for call in (own_engine.docker.look, own_engine.docker.make, own_engine.docker.start, own_engine.docker.attend):
-        with pytest.raises(Away, match=f"Cannot connect to the Docker daemon at unix://{own_engine.lab.socket}: "):
+        with pytest.raises(Away, match=f"Cannot connect to Docker daemon at unix://{own_engine.lab.socket}: "):
             call(order)
     with pytest.raises(Away):
         own_engine.docker.remove(order["name"])

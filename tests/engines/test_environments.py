@@ -491,7 +491,7 @@ def test_an_engine_that_is_away_is_said_and_comes_back(own: River) -> None:
     own.engine.away(True)
     try:
         said = own.refused("create-tar", "away")
-        assert "docker unavailable on host: Cannot connect to the Docker daemon at unix://" in said
+        assert "docker unavailable on host: Cannot connect to Docker daemon at unix://" in said
         assert own.index.engine == ""
         assert "Cannot connect" in own.run("docker", "list-containers").stderr
         assert own.do("delete-tar", "away") if own.packages else True

@@ -219,7 +219,7 @@ def test_an_engine_that_goes_while_an_image_is_loaded(river: DockerRiver) -> Non
     eventually(river.loading, LONG_S)
     engine.kill()
     try:
-        eventually(lambda: "cannot be reached" in river.problems("n1"), LONG_S)
+        eventually(lambda: "Cannot connect to Docker daemon" in river.problems("n1"), LONG_S)
     finally:
         engine.start()
     river.completed(job)

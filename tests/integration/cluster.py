@@ -241,9 +241,9 @@ class Cluster:
         assert answer.receipt is not None, f"no answer to {kind} {targets} in {timeout} s"
         return answer.receipt
 
-    def begin(self, kind: str, *targets: str) -> str:
+    def begin(self, kind: str, *targets: str, **fields: Any) -> str:
         """Ask for something without waiting; the request's id."""
-        return client.request(kind, targets, shared_dir=str(self.share), timeout=0).request
+        return client.request(kind, targets, shared_dir=str(self.share), timeout=0, **fields).request
 
     def receipt(self, request: str, deadline_s: float = PATIENCE_S) -> client.Receipt:
         """Wait for the receipt of a request."""

@@ -288,6 +288,58 @@ def test_kill_of_a_tree_that_ignores_term(make: Make, tmp_path: Path) -> None:
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
+def stubborn(bench: Bench, task: str, **spec: Any) -> None:
+    """A task that ignores TERM, which it says when it does."""
+    bench.start(sh("trap '' TERM; echo; while :; do sleep 0.01; done"), task, **spec)
+    slot = bench.wait("started", task)["slot"]
+    until(lambda: (bench.directory / "out" / f"{slot}.out").read_text(), "the trap")
+
+
+def test_a_kill_brings_its_own_grace_and_a_sooner_one_counts(make: Make) -> None:
+    bench = make()
+    stubborn(bench, "now", grace_s=1000)
+    bench.client.kill("now", 1, "r1", grace_s=0.0)
+    assert bench.wait("ended", "now")["signal"] == 9
+    stubborn(bench, "later", grace_s=1000)
+    bench.client.kill("later", 1, "r2")
+    bench.client.kill("later", 1, "r3", grace_s=0.2)
+    end = bench.wait("ended", "later")
+    assert (end["cause"], end["signal"]) == ("killed", 9)
+    assert all(bench.wait("answer", "later", request=request)["ok"] for request in ("r2", "r3"))
+
+
+def test_a_paused_task_is_killed_without_grace_too(make: Make) -> None:
+    bench = make()
+    stubborn(bench, "a", grace_s=1000)
+    bench.client.pause("a", 1)
+    bench.wait("paused")
+    bench.client.kill("a", 1, grace_s=0.0)
+    assert bench.wait("ended")["signal"] == 9
+
+
+def test_the_lease_ends_a_longer_grace(make: Make) -> None:
+    bench = make(leased=False)
+    ends = boottime() + 3.0
+    bench.client.lease(ends)
+    stubborn(bench, "moves", rerunnable=True, grace_s=0.5)
+    stubborn(bench, "stays", grace_s=0.5)
+    bench.client.kill("moves", 1, grace_s=1000.0)
+    bench.client.kill("stays", 1, grace_s=1000.0)
+    assert bench.wait("ended", "moves")["cause"] == "killed"
+    assert boottime() < ends
+    assert alive(bench.wait("started", "stays")["pid"])
+    bench.client.kill("stays", 1, grace_s=0.0)
+    bench.wait("ended", "stays")
+
+
+def test_a_keeper_that_is_told_to_stop_waits_for_no_longer_grace(make: Make) -> None:
+    bench = make()
+    stubborn(bench, "a", grace_s=0.2)
+    bench.client.kill("a", 1, grace_s=1000.0)
+    os.kill(bench.pid, signal.SIGTERM)
+    until(lambda: not alive(bench.pid), "the keeper's end")
+
+
 def test_kill_is_polite_first(make: Make) -> None:
     bench = make()
     bench.start(sh("trap 'echo bye; exit 7' TERM; echo hi; while :; do sleep 0.01; done"))
@@ -413,8 +465,8 @@ def test_fencing(make: Make) -> None:
     bench = make(leased=False, cores=2)
     ends = boottime() + 3.0
     bench.client.lease(ends)
-    stubborn = sh("trap '' TERM; while :; do sleep 0.01; done")
-    bench.start(stubborn, "moves", rerunnable=True, grace_s=0.5)
+    ignores = sh("trap '' TERM; while :; do sleep 0.01; done")
+    bench.start(ignores, "moves", rerunnable=True, grace_s=0.5)
     bench.start(["sleep", "1000"], "stays", grace_s=0.5)
     bench.start(["true"], "queued", rerunnable=True, grace_s=0.5)
     bench.wait("started", "stays")

@@ -100,6 +100,29 @@ def test_output_is_on_the_share_before_the_end_is_told(river: River1) -> None:
     assert river.out(stream="err") == b"oops\n"
 
 
+def test_errors_begin_with_the_words_that_users_look_for(river: River1) -> None:
+    """Whoever searches for them finds the same words in the documents."""
+    nodes, aside = river.share / "nodes", river.directory / "aside"
+    nodes.rmdir()
+    nodes.write_text("no directory")
+    runner = river.runner()
+    eventually(lambda: "Failed to register with host: cannot write node file: cannot " in runner.log, PATIENCE_S)
+    nodes.unlink()
+    nodes.mkdir()
+    river.up(runner)
+    river.host.send(starts=[start(["/no/such/program"])])
+    end = river.end()
+    assert (end["cause"], end["exit_code"]) == ("launch", 127)
+    assert end["reason"] == "Task failed to start: cannot run /no/such/program: No such file or directory"
+    river.share.rename(aside)
+    river.share.mkdir()
+    eventually(
+        lambda: f"Cannot access shared directory {river.share}: it holds no river.json" in runner.log, PATIENCE_S
+    )
+    river.share.rmdir()
+    aside.rename(river.share)
+
+
 def test_a_silent_task_makes_no_files(river: River1) -> None:
     river.up(river.runner())
     river.run("exit 0")

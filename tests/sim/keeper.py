@@ -133,8 +133,10 @@ class SimKeeper:
                 order = (-message.get("priority", 0), self._number)
                 self.tasks[key] = Task(key, spec, message["rerunnable"], order)
 
-    def kill(self, task: str, attempt: int, request: str | None = None, reason: str = "") -> None:
-        self._call("kill", f"{task}#{attempt}", lambda: self._kill((task, attempt), request, reason))
+    def kill(
+        self, task: str, attempt: int, request: str | None = None, reason: str = "", grace_s: float | None = None
+    ) -> None:
+        self._call("kill", f"{task}#{attempt}", lambda: self._kill((task, attempt), request, reason, grace_s))
 
     def pause(self, task: str, attempt: int, request: str | None = None, reason: str = "") -> None:
         self._call("pause", f"{task}#{attempt}", lambda: self._freeze((task, attempt), request, "pause"))
@@ -173,7 +175,7 @@ class SimKeeper:
         self._events.append({"kind": "answer", "request": request, "task": key[0], "attempt": key[1], "op": op,
                              "ok": ok, "text": text})  # fmt: skip
 
-    def _kill(self, key: Key, request: str | None, reason: str) -> None:
+    def _kill(self, key: Key, request: str | None, reason: str, grace_s: float | None) -> None:
         task = self.tasks.get(key)
         if task is None:
             self._answer(key, "kill", request, False, "unknown")
@@ -181,19 +183,23 @@ class SimKeeper:
             self._answer_kill(task, request)
         else:
             task.answers.append(request)
-            self._stop(task, "killed", reason or "killed on request")
+            self._stop(task, "killed", reason or "killed on request", grace_s)
 
     def _answer_kill(self, task: Task, request: str | None) -> None:
         assert task.end is not None
         ok = task.end["cause"] == "killed"
         self._answer(task.key, "kill", request, ok, "killed" if ok else f"already {task.end['state']}")
 
-    def _stop(self, task: Task, cause: str, reason: str) -> None:
+    def _stop(self, task: Task, cause: str, reason: str, grace_s: float | None = None) -> None:
+        """It takes a while to die, unless less is left to it."""
+        most = DYING_S if grace_s is None else min(grace_s, DYING_S)
         if task.phase == QUEUED:
             self._end(task, cause, reason, ran=False)
         elif task.phase != ENDED and task.stop is None:
             task.stop = (cause, reason)
-            task.dies_at = self.clock() + DYING_S
+            task.dies_at = self.clock() + most
+        elif task.phase != ENDED and task.dies_at is not None:
+            task.dies_at = min(task.dies_at, self.clock() + most)
 
     def _freeze(self, key: Key, request: str | None, op: str) -> None:
         task = self.tasks.get(key)

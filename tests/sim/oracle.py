@@ -194,7 +194,8 @@ def kills(world: World, final: Final) -> Iterator[str]:
     for receipt in world.watch.receipts.values():
         for answer in receipt.get("answers", ()) if receipt["kind"] == "kill" else ():
             state = states.get(answer["task"], "")
-            if answer["ok"] != (state == "killed") and state != "lost":
+            told = (answer["ok"], answer["outcome"]) == (False, "already killed")  # by an earlier kill
+            if answer["ok"] != (state == "killed") and state != "lost" and not told:
                 yield f"the kill of {answer['task']} was answered by {answer}, and it is {state}"
 
 

@@ -1,4 +1,4 @@
-"""What users do in the crash tests: jobs by hand and by id, an array, failures, retries, kill, pause, resume."""
+"""What users do in the crash tests: jobs by hand and by id, an array, failures, retries, two kills, pause, resume."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Scenario:
         at(3.3, lambda: world.drop(f"{self.jobs['paused']}.pause", b""))
         at(4.2, self._batch)
         at(5.3, lambda: world.drop(f"{self.jobs['killed']}.kill", b""))
+        at(5.3, lambda: world.drop("now.json", {"request": "kill", "targets": [self.jobs["killed"]], "grace": 0}))
         at(6.4, self._resume)
 
     def _submit(self, label: str, *argv: str, **spec: object) -> None:

@@ -147,8 +147,10 @@ def test_an_engine_that_comes_and_goes(short: Path, bare: Path) -> None:
     looker = Looker(settings(short / "docker.sock"))
     found = looker.look(gpus=False)
     assert found.executors == ("docker", "process"), "it is installed, though it does not run"
-    assert found.away == {"docker": f"there is no socket {short / 'docker.sock'}: start the Docker engine, or name its "
-                                    "socket in docker.host"}  # fmt: skip
+    assert found.away == {
+        "docker": f"Cannot connect to Docker daemon: there is no socket {short / 'docker.sock'}: start the Docker "
+                  "engine, or name its socket in docker.host"
+    }  # fmt: skip
     assert "docker" not in found.engines
     engine = Engine(short / "docker.sock")
     assert looker.look(gpus=False).away == {}
@@ -178,7 +180,9 @@ def test_a_socket_that_nobody_listens_to(short: Path) -> None:
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(short / "docker.sock"))
     found = Looker(settings(short / "docker.sock")).look(gpus=False)
-    assert found.away == {"docker": f"nobody answers at {short / 'docker.sock'}: start the Docker engine"}
+    assert found.away == {
+        "docker": f"Cannot connect to Docker daemon: nobody answers at {short / 'docker.sock'}: start the Docker engine"
+    }
 
 
 def test_an_engine_that_hangs_is_not_waited_for_long(
@@ -271,7 +275,9 @@ def test_sudo(with_systemd: Path, monkeypatch: pytest.MonkeyPatch, refused: str)
     found = Looker(settings()).look(gpus=False)
     if refused:
         assert found.executors == ("process",)
-        assert found.cannot["systemd"].startswith(f"sudo refuses {refused} (sudo: a password is required): allow it")
+        assert found.cannot["systemd"].startswith(
+            f"Permission denied when executing {refused}: sudo refuses it (sudo: a password is required): allow it"
+        )
     else:
         assert found.executors == ("process", "systemd")
 

@@ -89,7 +89,7 @@ def test_submit_prints_the_id_and_says_that_it_waits(river: RiverFiles, hakurive
     ran = hakuriver("submit", "--", "echo", "--cores", "hi")
     (path,) = river.dropped()
     assert (ran.status, ran.out) == (0, f"{path.stem}\n")
-    assert "no host answers (none has ever been seen); the job waits" in ran.err
+    assert "host not responding (none has ever been seen); the job waits" in ran.err
     assert river.asked() == [{"command": ["echo", "--cores", "hi"]}]
 
 
@@ -366,7 +366,7 @@ def test_why_it_waits(river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pyte
     assert ran.out.splitlines()[0] == f"{A}: pending: no node has room for it now"
     assert "  n1: 2 of 8 cores free, 4 are asked for" in ran.out
     assert "  n2: offline, silent for 1m40s" in ran.out
-    assert "no host answers (last seen 2023" in ran.out
+    assert "host not responding (last seen 2023" in ran.out
     told = valid(hakuriver("task", "why", "--json", A), "why")
     assert told["nodes"][0] == {"node": "n1", "reasons": ["2 of 8 cores free, 4 are asked for"]}
 
@@ -389,7 +389,7 @@ def test_a_host_with_nothing_to_do_is_not_told_as_gone(river: RiverFiles, hakuri
     river.snapshot(A, spec=JobSpec(command=["x"], cores=4), done=False)
     river.nodes(node_row("n1", cores_held=6))
     river.beat()
-    assert "no host answers" not in hakuriver("task", "why", A).out
+    assert "host not responding" not in hakuriver("task", "why", A).out
 
 
 def test_why_tells_nothing_of_nodes_before_the_job_is_known(river: RiverFiles, hakuriver: Hakuriver) -> None:

@@ -169,6 +169,13 @@ def test_a_batch_without_its_closing_line_is_whole_once_it_rests(river: River) -
     assert len(river.receipt("open.jsonl.json").ids) == 2
 
 
+@pytest.mark.parametrize(("end", "jobs"), [(b"", 2), (b'\n{"end": 2}', 2), (b'\n{"command": ["ec', 0)])
+def test_the_last_line_of_a_batch_counts_though_it_has_no_end(river: River, end: bytes, jobs: int) -> None:
+    receipt = river.ask("open.jsonl", RUN + b"\n" + RUN + end)
+    assert len(receipt.ids) == jobs
+    assert receipt.outcome == ("accepted" if jobs else "refused")
+
+
 def test_one_bad_line_refuses_the_whole_batch(river: River) -> None:
     receipt = river.ask("x.jsonl", RUN + b'\n{"command": []}\n{"end": 2}\n')
     assert receipt.outcome == "refused"
@@ -180,6 +187,21 @@ def test_touch_kills(river: River) -> None:
     river.ask(f"{JOB}.json")
     receipt = river.ask(f"{JOB}.kill", b"")
     assert [(a.task, a.ok, a.outcome) for a in receipt.answers] == [(JOB, True, "killed")]
+
+
+def test_what_is_asked_of_a_job_that_is_over_is_answered_with_how_it_ended(river: River) -> None:
+    river.drop(f"{JOB}.json", b'{"command": ["x"], "array": "0-1"}')
+    river.settle()
+    river.ask(f"{JOB}.kill", b"")
+    for kind, said in (
+        ("kill", "already killed"),
+        ("pause", "cannot pause: killed"),
+        ("resume", "cannot resume: killed"),
+    ):
+        targets = [JOB, f"{JOB}-1", f"{JOB}-7"]
+        receipt = river.ask(f"{kind}.json", json.dumps({"request": kind, "targets": targets}).encode())
+        found = {answer.task: (answer.ok, answer.outcome) for answer in receipt.answers}
+        assert found == {JOB: (False, said), f"{JOB}-1": (False, said), f"{JOB}-7": (False, "there is no such task")}
 
 
 def test_a_kill_that_is_read_before_its_job_waits_for_it(river: River) -> None:
@@ -300,6 +322,10 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b'{"request": "kil", "targets": ["1"]}', "request", "no such request"),
     (b'{"request": ["run"]}', "request", "no such request"),
     (b'{"request": "kill", "targets": []}', "targets", "at least 1"),
+    (b'{"request": "kill", "targets": ["%s"], "grace": -1}' % JOB.encode(), "grace", "greater than or equal to 0"),
+    (b'{"request": "kill", "targets": ["%s"], "grace": "2h"}' % JOB.encode(), "grace", "less than or equal to 3600"),
+    (b'{"request": "kill", "targets": ["%s"], "grace": true}' % JOB.encode(), "grace", "must be seconds"),
+    (b'{"request": "pause", "targets": ["%s"], "grace": 1}' % JOB.encode(), "grace", "only a kill"),
     (b'{"request": "drain", "node": "nobody"}', "node", "no such node"),
     (b'{"request": "gc", "older_than": -1}', "older_than", "greater than or equal"),
 ]

@@ -117,7 +117,7 @@ def message(receipt: dict[str, Any]) -> str:
 
 def test_without_an_engine_orders_are_answered_with_the_reason(river: River) -> None:
     river.lead()
-    why = f"docker unavailable on host: Cannot connect to the Docker daemon at unix://{river.socket}: No such file"
+    why = f"docker unavailable on host: Cannot connect to Docker daemon at unix://{river.socket}: No such file"
     for kind in ("create-container", "start-container", "stop-container", "delete-container", "create-tar"):
         (receipt,) = river.ask(river.order(kind))
         assert (receipt["outcome"], receipt["kind"]) == ("refused", kind)
@@ -405,5 +405,5 @@ def test_a_tarball_that_is_not_whole_is_noticed(registry: type[Registry], tarbal
 
 
 def test_an_engine_that_speaks_no_http(scratch: Path) -> None:
-    with pytest.raises(Unavailable, match="docker unavailable on host: Cannot connect to the Docker daemon"):
+    with pytest.raises(Unavailable, match="docker unavailable on host: Cannot connect to Docker daemon"):
         Engine(str(scratch / "no.sock"), "cluster")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hakuriver.host.jobs import LARGE, Job, Rows, read_snapshot
+from hakuriver.host.requests import OpenRequest
 from hakuriver.host.state import State
 
 JOB = "17952394256555067814"
@@ -50,8 +51,8 @@ class River:
         record = {"state": state, "cause": cause, "ended_at": 9.0, **end}
         self.tell({"kind": "ended", "job": JOB, "k": k, "attempt": attempt, "end": record}, node=node)
 
-    def kill(self, job: str = JOB, k: int | None = None, request: str = OTHER) -> None:
-        self.change("control", request, f"{job}.kill", "kill", 7, 2.0, [[job, k]], [], "taken")
+    def kill(self, job: str = JOB, k: int | None = None, request: str = OTHER, *grace: float) -> None:
+        self.change("control", request, f"{job}.kill", "kill", 7, 2.0, [[job, k]], [], *grace, "taken")
 
     @property
     def job(self) -> Job:
@@ -220,6 +221,79 @@ def test_kill_of_running_waits_for_the_ending() -> None:
     river.end("killed", signal=15)
     assert river.is_("killed")
     assert river.state.answered[0].done == [[JOB, True, "killed"]]
+
+
+LATER = "17952394256555067816"
+
+
+def test_a_grace_goes_with_the_kill_and_survives_a_checkpoint() -> None:
+    river = River()
+    river.claim(river.send())
+    river.kill(JOB, None, OTHER, 2.5)
+    assert river.state.nodes["n1"].controls[0]["grace_s"] == 2.5
+    waiting = river.state.requests[OTHER]
+    saved = json.loads(json.dumps(waiting.checkpoint()))
+    assert OpenRequest.restore(OTHER, saved).grace_s == 2.5
+    del saved["grace_s"]  # as an earlier version wrote it
+    assert OpenRequest.restore(OTHER, saved).grace_s is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sent"),
+    [([], [], False), ([], [0.0], True), ([5.0], [1.0], True), ([1.0], [5.0], False), ([0.0], [0.0], False),
+     ([600.0], [], True)],
+)  # fmt: skip
+def test_a_second_kill_is_sent_on_if_it_may_be_sooner(first: list[float], second: list[float], sent: bool) -> None:
+    river = River()
+    river.claim(river.send())
+    river.kill(JOB, None, OTHER, *first)
+    river.kill(JOB, None, LATER, *second)
+    assert [control["request"] for control in river.state.nodes["n1"].controls] == [OTHER, LATER][: 1 + sent]
+    assert river.job.live[0].kill == (LATER if sent else OTHER)
+    assert not river.state.answered
+    river.end("killed", signal=9)
+    assert [request.request for request in river.state.answered] == [OTHER, LATER]
+    assert [request.done for request in river.state.answered] == 2 * [[[JOB, True, "killed"]]]
+
+
+@pytest.mark.parametrize("then", ["requeue", "dismiss"])
+def test_no_kill_of_a_lost_task_stays_without_an_answer(then: str) -> None:
+    river = River()
+    river.claim(river.send())
+    river.kill()
+    river.change("lost", "n1", [[JOB, None, 1]], 5.0)
+    river.kill(JOB, None, LATER)
+    assert not river.state.answered
+    river.change(*(["requeue", JOB, [None]] if then == "requeue" else ["dismiss", [JOB]]))
+    assert not river.state.requests
+    assert [(ok, said[:4]) for request in river.state.answered for _, ok, said in request.done] == 2 * [(False, "lost")]
+
+
+@pytest.mark.parametrize("op", ["pause", "resume"])
+def test_what_cannot_be_done_in_a_state_is_told_with_it(op: str) -> None:
+    river = River(array="0-1")
+    river.claim(river.send(k=0))
+    river.end("completed", k=0, exit_code=0)
+    river.change("control", OTHER, "x.json", op, 7, 2.0, [[JOB, 0], [JOB, 1]], [], "taken")
+    (told,) = river.state.answered
+    assert [outcome for _, _, outcome in told.done] == [f"cannot {op}: completed", f"cannot {op}: pending"]
+
+
+def test_what_ends_before_it_was_paused_says_how() -> None:
+    river = River()
+    river.claim(river.send())
+    river.change("control", OTHER, "x.json", "pause", 7, 2.0, [[JOB, None]], [], "taken")
+    river.end("failed", exit_code=1)
+    assert river.state.answered[0].done == [[JOB, False, "cannot pause: failed"]]
+
+
+def test_what_a_node_cannot_do_is_told_with_what_was_asked() -> None:
+    river = River()
+    river.claim(river.send())
+    river.change("control", OTHER, "x.json", "pause", 7, 2.0, [[JOB, None]], [], "taken")
+    asked = {"kind": "answer", "request": OTHER, "op": "pause", "job": JOB, "k": None, "attempt": 1}
+    river.tell({**asked, "ok": False, "text": "being stopped"})
+    assert river.state.answered[0].done == [[JOB, False, "cannot pause: being stopped"]]
 
 
 def test_if_a_kill_and_an_ending_race_the_ending_stands() -> None:

@@ -249,7 +249,12 @@ def test_what_cannot_be_started_has_failed(bench: Bench) -> None:
     bench.ready()
     bench.not_started(code=127)
     end = bench.end()
-    assert (end["state"], end["cause"], end["exit_code"], end["reason"]) == ("failed", "launch", 127, "why")
+    assert (end["state"], end["cause"], end["exit_code"], end["reason"]) == (
+        "failed",
+        "launch",
+        127,
+        "Task failed to start: why",
+    )
 
 
 def test_a_kill_before_anybody_was_told_is_carried_out_at_once(bench: Bench) -> None:
@@ -277,6 +282,52 @@ def test_kill_repeats_until_it_ends(bench: Bench) -> None:
     bench.ended(code=137)
     assert bench.end()["state"] == "killed"
     assert bench.answer("k")["ok"]
+
+
+def test_a_kill_without_grace_sends_no_term(bench: Bench) -> None:
+    bench.begin()
+    bench.start("a")
+    bench.ready()
+    bench.started()
+    bench.say("kill", task="a", attempt=1, request="k", reason="", grace_s=0.0)
+    bench.turn()
+    assert {op for op in bench.ops if op[:4] in ("term", "kill")} == {"kill a"}
+
+
+def test_of_several_kills_the_soonest_counts_under_any_keeper(bench: Bench) -> None:
+    bench.begin()
+    bench.start("a", grace_s=10.0)
+    bench.ready()
+    bench.started()
+    for grace in (60.0, 4.0, 30.0):
+        bench.say("kill", task="a", attempt=1, request=f"k{grace:g}", reason="", grace_s=grace)
+        bench.turn()
+    assert bench.ops[-1] == "term a"
+    bench.begin()
+    bench.ready()
+    bench.turn(3.5)
+    assert bench.ops[-2:] == ["term a", "sweep "]
+    bench.turn(0.5)
+    assert bench.ops[-1] == "kill a"
+
+
+def test_a_long_grace_ends_before_the_lease_unless_that_is_renewed(bench: Bench) -> None:
+    bench.begin(lease_s=20.0)
+    bench.start("a", "stays", rerunnable=True)
+    bench.start("own")
+    bench.ready()
+    for task in ("a", "stays", "own"):
+        bench.started(task)
+        bench.say("kill", task=task, attempt=1, request=task, reason="", grace_s=600.0)
+    bench.turn()
+    bench.say("rerunnable", tasks=[["stays", 1, False]])
+    bench.say("lease", until=bench.now + 30.0)
+    bench.turn(28.5)
+    assert [op for op in bench.ops if op[:4] == "kill"] == []
+    bench.turn(0.5)
+    assert [op for op in bench.ops if op[:4] == "kill"] == ["kill a"]
+    bench.ended("a", code=137)
+    assert bench.end("a")["cause"] == "killed", "the first cause stands"
 
 
 def test_signals_do_not_wait_for_a_full_disk(bench: Bench, monkeypatch: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_index import row, snapshot
 
+from hakuriver.host import checking
 from hakuriver.pages.rendering import Renderer, clean, printable, when
 from hakuriver.pages.views import LANES_MOST, Lane, job_view, log_files, shown_rows
 from hakuriver.pages.views import timeline as timeline_of
 from hakuriver.records import TaskRow
+from hakuriver.spool import layout
 from hakuriver.spool.files import LocalDisk, tail
 
 RENDERER = Renderer()
@@ -133,6 +137,34 @@ def test_only_a_regular_file_is_shown_as_a_log(scratch: Path, kind: str) -> None
         path.mkdir()
     assert tail(LocalDisk(str(scratch)), "log", 100) == (b"", 0)
     assert tail(LocalDisk(str(scratch)), "secret", 3) == (b"ret", 6)
+
+
+def copies_of(job: dict[str, Any]) -> list[str]:
+    """What the page has to be copied."""
+    return [unescape(text) for text in re.findall(r'<code class="copy">(.*?)</code>', html(job))]
+
+
+@pytest.mark.parametrize(
+    ("state", "counts", "commands"),
+    [
+        ("pending", {"pending": 3}, ["status", "why", "kill"]),
+        ("running", {"running": 1, "completed": 2}, ["status", "why", "kill", "pause"]),
+        ("running", {"running": 1, "paused": 2}, ["status", "why", "kill", "pause", "resume"]),
+        ("failed", {"failed": 1, "completed": 2}, ["status", "requeue"]),
+    ],
+)
+def test_what_can_be_asked_of_a_job_stands_there_to_be_copied(
+    state: str, counts: dict[str, int], commands: list[str]
+) -> None:
+    job = snapshot(1, state=state, counts=counts, tasks=[row(k) for k in range(3)], count=3)
+    copies = copies_of(job)
+    asked = [kind for kind in commands if kind not in ("status", "why")]
+    assert copies[: len(commands)] == [f"hakuriver task {verb} {job['job']}" for verb in commands]
+    assert copies[len(commands) : -1] == [f"touch incoming/{job['job']}.{kind}" for kind in asked]
+    assert all(layout.DOOR_NAME.fullmatch(copy.rpartition("/")[2]) for copy in copies[len(commands) : -1])
+    body = checking.request(copies[-1].encode())
+    assert (body.request, body.targets) == (asked[0], [f"{job['job']}-2"])
+    assert copies_of(snapshot(1))[-1].endswith(f'"targets": ["{job["job"]}"]}}')
 
 
 def test_what_a_job_asks_of_engines_and_what_its_tasks_got() -> None:

@@ -183,7 +183,7 @@ def test_a_failed_image_ends_those_that_wait_for_it(stage: Stage) -> None:
     ends = {k: ends[0] for (_, k, _), ends in stage.host.endings.items()}
     assert set(ends) == {1, 2}
     assert {(e["state"], e["cause"], e["reason"]) for e in ends.values()} == {
-        ("failed", "launch", "package base-17 is damaged")
+        ("failed", "launch", "Task failed to start: package base-17 is damaged")
     }
 
 

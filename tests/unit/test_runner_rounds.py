@@ -234,6 +234,17 @@ def test_a_document_stays_until_the_keeper_has_started_its_tasks(stage: Stage) -
     assert stage.host.names("claimed") == []
 
 
+@pytest.mark.parametrize(("told", "grace"), [({}, None), ({"grace_s": 0.0}, 0.0), ({"grace_s": 90.0}, 90.0)])
+def test_a_kill_goes_to_the_keeper_with_its_grace(stage: Stage, told: dict[str, float], grace: float | None) -> None:
+    runner = stage.runner()
+    stage.keeper.scripts[name()] = runs
+    stage.host.send(starts=[start(["x"])])
+    stage.turns(runner)
+    stage.host.send(controls=[{"request": "r", "op": "kill", "job": JOB, "k": None, "attempt": 1, **told}])
+    stage.turns(runner)
+    assert stage.keeper.graces == [grace]
+
+
 def test_a_document_stays_until_its_controls_are_answered(stage: Stage) -> None:
     runner = stage.runner()
     stage.turns(runner)
