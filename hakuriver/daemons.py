@@ -36,6 +36,8 @@ RETRY_S = 1.0
 HANGING_S, LOOK_EVERY_S = 15.0, 5.0
 #: The watchdog is fed within this part of its time after a good round.
 FED_IN_TIME = 4
+#: Seconds that a start may take from each look on, once the share is there: much may have to be read.
+STARTING_S = 60.0
 
 
 class Refused(Exception):
@@ -52,6 +54,7 @@ class Stop:
         self.asked = threading.Event()
         self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.busy_since: float | None = None  #: CLOCK_BOOTTIME; None: between two rounds
+        self.found = False  #: the share was there
         self.good_rounds = 0  #: in which the share answered
         self.manager = manager or Manager()
 
@@ -115,6 +118,8 @@ def _mind(events: int, stop: Stop, log: logging.Logger) -> None:
         if fed != stop.good_rounds:
             fed = stop.good_rounds
             manager.feed()
+        if stop.found:
+            manager.takes_longer(STARTING_S)
         hanging = _say_while_it_hangs(hanging, stop, log)
 
 
@@ -219,7 +224,9 @@ def wait_for_share(disk: Disk, stop: Stop, saying: Saying) -> River | None:
         try:
             with stop.at_work():
                 files.present(disk)
-                return River.model_validate_json(disk.read(layout.SENTINEL))
+                river = River.model_validate_json(disk.read(layout.SENTINEL))
+                stop.found = True
+                return river
         except (ShareError, FileNotFoundError, ValueError) as error:
             saying.say(error if isinstance(error, ShareError) else f"{error}; waiting")
             stop.asked.wait(RETRY_S)

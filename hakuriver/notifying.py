@@ -53,6 +53,11 @@ class Manager:
         if not self._up:
             self._up = self._tell("READY=1")
 
+    def takes_longer(self, seconds: float) -> None:
+        """The start, if it is not over, may take so many seconds from now."""
+        if not self._up:
+            self._tell(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
     def feed(self) -> None:
         """All is well: the watchdog begins to count anew."""
         self._tell("WATCHDOG=1")
