@@ -82,7 +82,7 @@ class Manager:
 
 
 def manager() -> Manager:
-    """The manager that started this process, from its environment, which forgets it: children are not to speak to it."""
+    """The manager that started this process. The environment forgets it: children are not to speak to it."""
     address, every, pid = (os.environ.pop(name, "") for name in (SOCKET, WATCHDOG, WATCHDOG_OF))
     watched = every.isdecimal() and int(every) > 0 and pid in ("", str(os.getpid()))
     return Manager(address, int(every) / 1e6 if watched else None)

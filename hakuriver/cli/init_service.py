@@ -205,7 +205,7 @@ class Installing:
 
     def _run(self, words: list[str]) -> None:
         command = [*self._sudo, *words]
-        status = subprocess.run(command, stdout=sys.stderr, check=False).returncode
+        status = subprocess.run(command, stdout=2, check=False).returncode
         if status != 0:
             why = "sudo refused it, or it failed" if self._sudo else "it failed"
             raise CannotInstall(f"cannot install: `{shlex.join(command)}` exited with {status}: {why}; see above, "

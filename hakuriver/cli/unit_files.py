@@ -24,6 +24,8 @@ _DESCRIPTIONS: dict[Role, str] = {"host": "HakuRiver Host Server", "runner": "Ha
 _OVER: dict[Role, str] = {"host": "the host leads, or stands by", "runner": "the node is up"}
 #: Words that need no quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=,+-]+")
+#: What the path of a program must not have, `string_is_safe` of systemd's sources.
+_NO_PROGRAMS = frozenset("\"'\\")
 _IN_UNIT_NAMES = frozenset((string.ascii_letters + string.digits + ":_.").encode())
 _NAME_MOST = 255
 
@@ -62,6 +64,9 @@ class Unit(NamedTuple):
     def _render(self, file: str, description: str, command: str) -> str:
         for path in (self.python, self.config, self.shared_dir, self.state_dir):
             check(path)
+        if not _NO_PROGRAMS.isdisjoint(self.python):
+            raise Invalid("path", self.python, "systemd starts no program with a quote or backslash in its path: use "
+                          "another, or a link to it")  # fmt: skip
         bin_directory = os.path.dirname(self.python)
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("hakuriver.cli", "units"), trim_blocks=True, keep_trailing_newline=True,
