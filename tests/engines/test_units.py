@@ -48,7 +48,7 @@ class Site:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._source = [f"PYTHONPATH={PROJECT}"] if os.environ.get("PYTHONPATH") else []
+        self.source = [f"PYTHONPATH={PROJECT}"] if os.environ.get("PYTHONPATH") else []
         self.shell(f"mount -t tmpfs -o mode=755 units {UNITS}; mount -t tmpfs -o mode=755 opt /opt")
         self.shell(f"mkdir -p {SERVER}/store {SHARE}; chown river:river {SERVER}/store")
         self.write(f"{UNITS}/mnt-river.mount", MOUNT)
@@ -57,7 +57,7 @@ class Site:
         self.river("init", "share", "--shared-dir", SHARE)
         self.root("init", "service", "--all", "--install", "--output-dir", f"{HOME}/units")
         for unit in (HOST, RUNNER, "hakuriver-runner@.service"):
-            self.drop_in(unit, "lab", QUICK + "".join(f"Environment={setting}\n" for setting in self._source))
+            self.drop_in(unit, "lab", QUICK + "".join(f"Environment={setting}\n" for setting in self.source))
 
     def drop_in(self, unit: str, name: str, text: str) -> None:
         """Change a unit as `systemctl edit` does."""
@@ -83,7 +83,7 @@ class Site:
 
     def root(self, *arguments: str) -> str:
         """The command line, as the user river by sudo."""
-        called = ["env", "SUDO_USER=river", *self._source, sys.executable, "-m", "hakuriver"]
+        called = ["env", "SUDO_USER=river", *self.source, sys.executable, "-m", "hakuriver"]
         return self.machine.run(*called, *arguments, timeout=LONG_S)
 
     def river(self, *arguments: str) -> str:
@@ -95,7 +95,7 @@ class Site:
             "--",
             "env",
             f"HOME={HOME}",
-            *self._source,
+            *self.source,
             sys.executable,
             "-m",
             "hakuriver",
