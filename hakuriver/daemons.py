@@ -1,14 +1,16 @@
 """What host and runner have in common as processes: signals, logs, a lock and an identity on the local disk.
 
 The share may hang for a minute, so whoever calls it sits on a thread of its own, and the main thread only minds
-signals. A second signal, or a share that does not answer for STOP_PATIENCE_S after the first, ends the process at
-once: nothing that was accepted depends on an orderly end.
+signals and feeds the watchdog of the service manager: once for each round in which the share has answered, so that it
+starves when either hangs. A second signal, or a share that does not answer for STOP_PATIENCE_S after the first, ends
+the process at once: nothing that was accepted depends on an orderly end.
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import queue
 import secrets
@@ -20,7 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hakuriver import memory
+from hakuriver import memory, notifying
+from hakuriver.notifying import Manager
 from hakuriver.records import River
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk, ShareError
@@ -31,6 +34,10 @@ STOP_PATIENCE_S = 5.0
 RETRY_S = 1.0
 #: Seconds for which a round may wait for the share before that is said, and between two looks at it.
 HANGING_S, LOOK_EVERY_S = 15.0, 5.0
+#: The watchdog is fed within this part of its time after a good round.
+FED_IN_TIME = 4
+#: Seconds that a start may take from each look on, once the share is there: much may have to be read.
+STARTING_S = 60.0
 
 
 class Refused(Exception):
@@ -38,12 +45,18 @@ class Refused(Exception):
 
 
 class Stop:
-    """Tells the working thread that it is to end; `wake` is a descriptor that becomes readable then."""
+    """Tells the working thread that it is to end; `wake` is a descriptor that becomes readable then.
 
-    def __init__(self) -> None:
+    And the other way: how that thread is.
+    """
+
+    def __init__(self, manager: Manager | None = None) -> None:
         self.asked = threading.Event()
         self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.busy_since: float | None = None  #: CLOCK_BOOTTIME; None: between two rounds
+        self.found = False  #: the share was there
+        self.good_rounds = 0  #: in which the share answered
+        self.manager = manager or Manager()
 
     def ask(self) -> None:
         """End soon."""
@@ -59,12 +72,19 @@ class Stop:
         finally:
             self.busy_since = None
 
+    def good_round(self) -> None:
+        """A round is over, and the share has answered in it: the daemon is up."""
+        self.good_rounds += 1
+        self.manager.up()
+
 
 def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leaving: str) -> int:
     """Run `work` on a thread until it ends or a signal comes; return the exit status. `leaving`: said at the signal."""
+    manager = notifying.manager()
     _set_up_logging(log_file)
     memory.settle()
-    stop = Stop()
+    stop = Stop(manager)
+    manager.doing("starting: looking for the share")
     outcome: queue.SimpleQueue[int] = queue.SimpleQueue()
     events, teller = catch_signals((signal.SIGTERM, signal.SIGINT), 1)
 
@@ -74,9 +94,10 @@ def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leavi
 
     thread = threading.Thread(target=run, name="ticks", daemon=True)
     thread.start()
-    _say_while_it_hangs(events, stop, log)
+    _mind(events, stop, log)
     if told := os.read(events, 1)[0]:  # not join(): a signal would not end that
         log.info("stopping on %s; %s", signal.Signals(told).name, leaving)
+        manager.stopping(f"stopping; {leaving}")
         stop.ask()
     thread.join(STOP_PATIENCE_S)
     if thread.is_alive():
@@ -85,19 +106,35 @@ def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leavi
     return outcome.get()
 
 
-def _say_while_it_hangs(events: int, stop: Stop, log: logging.Logger) -> None:
-    """Until `events` can be read: say when the working thread waits for the share, and when it goes on."""
+def _mind(events: int, stop: Stop, log: logging.Logger) -> None:
+    """Until `events` can be read: feed the watchdog, say when the working thread waits for the share and goes on."""
     poller = select.poll()
     poller.register(events, select.POLLIN)
+    manager = stop.manager
+    every = min(LOOK_EVERY_S, (manager.watchdog_s or math.inf) / FED_IN_TIME)
+    fed = 0
     hanging: float | None = None
-    while not poller.poll(LOOK_EVERY_S * 1000):
-        since = stop.busy_since
-        if hanging is not None and since != hanging:
-            log.info("the share answers again, after %.0f s or less", boottime() - hanging)
-            hanging = None
-        if hanging is None and since is not None and boottime() - since > HANGING_S:
-            log.warning("the share has not answered for %.0f s: waiting for its server", boottime() - since)
-            hanging = since
+    while not poller.poll(every * 1000):
+        if fed != stop.good_rounds:
+            fed = stop.good_rounds
+            manager.feed()
+        if stop.found:
+            manager.takes_longer(STARTING_S)
+        hanging = _say_while_it_hangs(hanging, stop, log)
+
+
+def _say_while_it_hangs(hanging: float | None, stop: Stop, log: logging.Logger) -> float | None:
+    """Say what is new about a round that takes long; since when it does, if it does. `hanging`: the last answer."""
+    since, now = stop.busy_since, boottime()
+    if hanging is not None and since != hanging:
+        log.info("the share answers again, after %.0f s or less", now - hanging)
+        stop.manager.goes_on()
+    if since is None or now - since <= HANGING_S:
+        return None
+    if hanging != since:
+        log.warning("the share has not answered for %.0f s: waiting for its server", now - since)
+    stop.manager.hindered(f"the share has not answered for {now - since:.0f} s: waiting for its server")
+    return since
 
 
 def catch_signals(signals: Iterable[signal.Signals], status: int) -> tuple[int, int]:
@@ -133,20 +170,38 @@ def _guarded(work: Callable[[Stop], int], stop: Stop, log: logging.Logger) -> in
 
 
 def _set_up_logging(path: str) -> None:
-    """Plain lines to stderr, and to a file if one is named."""
+    """Plain lines to stderr, and to a file if one is named; without the time to a journal, which has its own."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if _to_journal():
+        handlers[0].setFormatter(_ForJournal())
     if path:
         handlers.append(logging.FileHandler(path))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers)
 
 
+def _to_journal() -> bool:
+    """Whether stderr goes to the journal of systemd, systemd.exec(5)."""
+    status = os.fstat(2)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _ForJournal(logging.Formatter):
+    """Lines that begin with their priority, sd-daemon(3)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        priority = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
+        return f"<{priority}>{super().format(record)}"
+
+
 class Saying:
     """Logs what a daemon is doing when that changes, once."""
 
-    def __init__(self, log: logging.Logger, before: str = "") -> None:
-        """`before`: said before each text."""
+    def __init__(self, log: logging.Logger, before: str = "", manager: Manager | None = None) -> None:
+        """`before`: said before each text. `manager`: shows it as the state of the whole daemon."""
         self._log = log
         self._before = before
+        self._manager = manager
         self._last: object = ""
 
     def say(self, text: object) -> None:
@@ -155,6 +210,8 @@ class Saying:
         if now != self._last:
             self._last = now
             self._log.info("%s%s", self._before, text)
+            if self._manager is not None:
+                self._manager.doing(f"{self._before}{text}")
 
     def forget(self) -> None:
         """Whatever comes next is said, even if it is the same."""
@@ -167,7 +224,9 @@ def wait_for_share(disk: Disk, stop: Stop, saying: Saying) -> River | None:
         try:
             with stop.at_work():
                 files.present(disk)
-                return River.model_validate_json(disk.read(layout.SENTINEL))
+                river = River.model_validate_json(disk.read(layout.SENTINEL))
+                stop.found = True
+                return river
         except (ShareError, FileNotFoundError, ValueError) as error:
             saying.say(error if isinstance(error, ShareError) else f"{error}; waiting")
             stop.asked.wait(RETRY_S)

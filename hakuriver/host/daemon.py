@@ -52,7 +52,7 @@ class Ticking:
         self._settings = settings
         self._stop = stop
         self._disk = LocalDisk(settings.paths.shared_dir)
-        self._saying = Saying(log)
+        self._saying = Saying(log, manager=stop.manager)
         self._watch = Watch()
         self._memory = memory.GiveBack()
 
@@ -99,11 +99,13 @@ class Ticking:
                 happened = host.tick()
         except NotYet as reason:
             self._saying.say(f"waiting: {reason}")
+            self._stop.good_round()
             return STANDBY_S
         except Superseded as reason:
             self._saying.say(f"{reason}; this host stands by")
             host.leading = False
             self._environments.stand_by()
+            self._stop.good_round()
             return STANDBY_S
         except ShareError as error:
             self._saying.say(error)
@@ -111,6 +113,7 @@ class Ticking:
             self._watch = Watch()  # what comes back may be another mount
             return RETRY_S
         self._saying.say(f"leading, term {host.journal.baton.term}")
+        self._stop.good_round()
         if not leading:
             telling.rebuild_if_needed(host.journal.baton)
             with self._stop.at_work():

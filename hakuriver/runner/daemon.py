@@ -59,7 +59,7 @@ class Ticking:
     def __init__(self, settings: Settings, stop: Stop) -> None:
         self._settings = settings
         self._stop = stop
-        self._saying = Saying(log)
+        self._saying = Saying(log, manager=stop.manager)
         self._memory = memory.GiveBack()
         self._disk = LocalDisk(settings.paths.shared_dir)
         self._watch = Watch()
@@ -138,6 +138,7 @@ class Ticking:
             busy = True  # what came before the watch is found by listing
             files.remove_unfinished(self._disk, layout.NodePaths(runner.place.node).root, UNFINISHED_S)
         self._saying.say(f"node {runner.place.node} is up, epoch {runner.epoch}")
+        self._stop.good_round()
         self._space(runner)
         self._memory.look(busy, boottime())
         return (0.0 if busy else runner.wait_s()), True

@@ -61,7 +61,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stop]:
     monkeypatch.setattr(daemons, "HANGING_S", 0.05)
     stop = Stop()
     events, teller = os.pipe()
-    watcher = threading.Thread(target=daemons._say_while_it_hangs, args=(events, stop, log), daemon=True)
+    watcher = threading.Thread(target=daemons._mind, args=(events, stop, log), daemon=True)
     watcher.start()
     yield stop
     os.write(teller, b"\0")
