@@ -242,10 +242,14 @@ def identity(directory: str, name: str, digits: int, taken: str) -> tuple[str, i
     """A random id kept in `directory`/`name`, and a lock held as long as the process lives.
 
     The lock lies on a local disk, where flock can be trusted: with it, an older process of the same id is dead.
-    Raises Refused with `taken` if one is alive.
+    Raises Refused with `taken` if one is alive; and if the directory cannot be had.
     """
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        remedy = "name a directory of this machine's own disk that this user may write in paths.state_dir"
+        raise Refused(f"local state cannot be kept in {directory}: {error.strerror}; {remedy}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

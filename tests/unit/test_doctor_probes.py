@@ -433,3 +433,25 @@ def test_daemons_refuse_it_before_they_touch_anything(
         daemon.Ticking(settings, Stop()).run()
     assert sorted(path.name for path in river.root.rglob("*")) == before
     assert not (scratch / "state").exists()
+
+
+@pytest.mark.parametrize("daemon", [host_daemon, runner_daemon])
+def test_daemons_refuse_local_state_on_a_network_home(
+    river: RiverFiles, scratch: Path, daemon: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = scratch / "home"
+    monkeypatch.setattr(mounts, "of", lambda path: on("nfs4" if path.startswith(str(scratch)) else "ext4"))
+    settings = parse({"paths": {"state_dir": str(home)}}, "test", str(river.root))
+    with pytest.raises(Refused, match=r"paths\.state_dir: .* on nfs4: .* name a directory of this machine's own disk"):
+        daemon.Ticking(settings, Stop()).run()
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("daemon", [host_daemon, runner_daemon])
+def test_daemons_refuse_a_place_where_no_state_can_be_kept(
+    river: RiverFiles, scratch: Path, daemon: ModuleType
+) -> None:
+    (scratch / "file").touch()
+    settings = parse({"paths": {"state_dir": str(scratch / "file/state")}}, "test", str(river.root))
+    with pytest.raises(Refused, match=r"local state cannot be kept in .*: Not a directory; name a directory"):
+        daemon.Ticking(settings, Stop()).run()
