@@ -4,7 +4,7 @@
     manager.doing("leading, term 3")   # what `systemctl status` shows
     manager.up(); manager.feed()
 
-Without a manager all of it does nothing. What cannot be delivered is dropped: nothing waits for a manager that hangs.
+Without a manager all of it does nothing. What cannot be delivered is dropped: nothing waits long for a manager that hangs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import socket
 
 #: Seconds that a message may take to be delivered, and characters of a status: a message has at most 4096 bytes.
-SEND_S, STATUS_MOST = 1.0, 900
+SEND_S, STATUS_MOST = 0.2, 900
 #: Where a manager says how it can be reached; and how often it wants to hear from which process.
 SOCKET, WATCHDOG, WATCHDOG_OF = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 

@@ -50,6 +50,7 @@ def service(
     \b
     Example:
       hakuriver init service --all --output-dir units
+      hakuriver init service --host --host-config /etc/hakuriver/host.toml
       hakuriver init service --runner --name n1 --runner-config ~/n1.toml --install
     """  # fmt: skip
     roles: list[Role] = [role for role, chosen in _roles(host or both, runner or both) if chosen]
