@@ -104,6 +104,15 @@ def test_as_a_module(environment: Environment) -> None:
     assert ran.stdout.startswith("hakuriver ")
 
 
+@pytest.mark.parametrize("daemon", ["host", "runner"])
+def test_daemons_as_the_units_of_earlier_versions_start_them(environment: Environment, daemon: str) -> None:
+    start = [sys.executable, "-m", f"hakuriver.cli.{daemon}"]
+    ran = subprocess.run([*start, "--help"], env=environment, capture_output=True, text=True)
+    assert ran.stdout.startswith(f"Usage: hakuriver.{daemon} ")
+    ran = subprocess.run([*start, "--config", "/nonexistent"], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.partition(";")[0]) == (1, "hakuriver: /nonexistent: there is no such file")
+
+
 def test_ctrl_c_leaves_tasks_running(river: RiverFiles, environment: Environment) -> None:
     river.snapshot(A, row(state="running"))
     waiting = subprocess.Popen([COMMAND, "task", "wait", A], env=environment, stderr=subprocess.PIPE, text=True)
