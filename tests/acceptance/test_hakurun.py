@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from conftest import SCRATCH, eventually
-from conftest import eventually
 from test_cli_up import COMMAND, PATIENCE_S, Up, up_of
 
 BIN = Path(COMMAND).parent
