@@ -23,6 +23,8 @@ EXIT_UNKNOWN = 125
 
 def _keep(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
+        if not value.strip():  # as of a variable that is not set: the usual file must not stand in for it
+            raise Invalid("config", value, "it is empty: name a file")
         context.find_root().meta["hakuriver.config"] = value
 
 

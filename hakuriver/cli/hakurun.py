@@ -208,15 +208,15 @@ class _Telling:
 
     def summarize(self, tally: Tally) -> None:
         """What came of all."""
-        if tally.signal:
-            self._tell(self._stopped(tally))
+        left = self._total - tally.succeeded - tally.failed
+        not_started = f"{left:,} of {self._total:,} runs were not started"
+        if tally.signal == signal.SIGPIPE:
+            if left:
+                self._tell(f"stopped (nobody reads the output): {not_started}")
+        elif tally.signal:
+            self._tell(f"stopped ({signal.Signals(tally.signal).name}): {not_started}{_failures(tally)}")
         elif self._total > 1:
             self._tell(f"{tally.succeeded:,} of {self._total:,} runs succeeded{_failures(tally)}")
-
-    def _stopped(self, tally: Tally) -> str:
-        done = tally.succeeded + tally.failed
-        why = "nobody reads the output" if tally.signal == signal.SIGPIPE else signal.Signals(tally.signal).name
-        return f"stopped ({why}): {self._total - done:,} of {self._total:,} runs were not started{_failures(tally)}"
 
     def _tell(self, text: str) -> None:
         if self._bar:
@@ -246,7 +246,12 @@ def _submit(context: click.Context, at_once: int | None, dry_run: bool) -> int:
     from hakuriver.cli.submit import submit
 
     arguments: list[str] = context.meta["hakurun.submit"]
-    inner = submit.make_context(f"{context.command_path} --submit", list(arguments), **SETTINGS)
+    try:
+        inner = submit.make_context(f"{context.command_path} --submit", list(arguments), **SETTINGS)
+    except click.NoSuchOption as error:
+        if any(error.option_name in parameter.opts for parameter in context.command.params):
+            raise click.UsageError(f"{error.option_name} is hakurun's own: write it before --submit", context) from None
+        raise
     inner.meta.update({**context.meta, **inner.meta})
     words: tuple[str, ...] = inner.params["command"]
     if not words:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from hakuriver import config
+from hakuriver.cli import main
 from hakuriver.cli.common import (
     chosen_config,
     config_option,
@@ -89,3 +91,8 @@ def _ask(kind: str, timeout: float, as_json: bool, **more: Any) -> int:
     if as_json:
         out_json({"requests": [answer_json(kind, answer)]})
     return tell(river, kind, answer, as_json, no_receipt=False)
+
+
+if __name__ == "__main__":  # as the units of earlier versions start it
+    sys.argv[0] = "hakuriver.host"
+    main()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from hakuriver import config
+from hakuriver.cli import main
 from hakuriver.cli.common import chosen_config, daemon_config_option, note
 from hakuriver.cli.frame import Command
 from hakuriver.errors import Invalid
@@ -37,3 +40,8 @@ def runner(name: str | None) -> int:
     from hakuriver.runner.daemon import run
 
     return run(settings)
+
+
+if __name__ == "__main__":  # as the units of earlier versions start it
+    sys.argv[0] = "hakuriver.runner"
+    main()

@@ -197,7 +197,10 @@ def _comment(river: Share, receipt: dict[str, Any] | None, alive: bool | None, o
     if outcome == "waiting" and alive is not None:
         note(no_answer(river, "the job waits" if jobs == 1 else f"all {jobs} jobs wait", alive))
     for problem in (receipt or {}).get("errors", ()):
-        note(f"left out: {problem['field']} = {problem.get('value')}: {problem['message']}")
+        from hakuriver.cli.failing import option, shown
+
+        remedy = f"; {problem['remedy']}" if problem.get("remedy") else ""
+        note(f"left out: {option(problem['field'])} {shown(problem.get('value'))}: {problem['message']}{remedy}")
 
 
 def _refused(refusal: client.Refused, as_json: bool, wait: bool) -> int:

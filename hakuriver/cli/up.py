@@ -61,13 +61,25 @@ def up(shared_dir: str, nodes: int | None, cores: int | None) -> int:
     Example:
       hakuriver up --shared-dir ~/river --nodes 2 --cores 4
     """
-    river = _river(directory(shared_dir))
+    root = directory(shared_dir)
+    table, state_dir = _configuration()
+    river = _river(root)
     found = river.read_json(layout.SENTINEL) or {}
-    base = _state_directory(str(found.get("cluster_id", "unknown")))
+    base = os.path.join(state_dir, f"up-{found.get('cluster_id', 'unknown')}")
+    os.makedirs(base, mode=0o700, exist_ok=True)
     with _only_one(base):
         size = _size(base, nodes, cores)
-        children = _children(river, base, size)
+        children = _children(river, base, size, table)
         return _run(river, str(found.get("cluster")), children)
+
+
+def _configuration() -> tuple[dict[str, Any], str]:
+    """What the configuration says, checked before anything is made, and its state directory."""
+    from hakuriver.settings import parse
+
+    path = config.config_file(chosen_config())
+    table = config.read_table(path)
+    return table, parse(table, path or "defaults").paths.state_dir
 
 
 def _river(root: str) -> Share:
@@ -81,15 +93,6 @@ def _river(root: str) -> Share:
             f"yet, or make a river in this one with `hakuriver init share --shared-dir {root}`"
         )
     return Share(root).check()
-
-
-def _state_directory(cluster_id: str) -> str:
-    table = config.read_table(config.config_file(chosen_config()))
-    from hakuriver.settings import parse
-
-    base = os.path.join(parse(table, "configuration").paths.state_dir, f"up-{cluster_id}")
-    os.makedirs(base, mode=0o700, exist_ok=True)
-    return base
 
 
 @contextlib.contextmanager
@@ -125,11 +128,10 @@ def _size(base: str, nodes: int | None, cores: int | None) -> Size:
     return size
 
 
-def _children(river: Share, base: str, size: Size) -> list[Child]:
-    """The host and the runners, each with a configuration of its own."""
+def _children(river: Share, base: str, size: Size, table: dict[str, Any]) -> list[Child]:
+    """The host and the runners, each with a configuration of its own, made from the table."""
     from hakuriver.settings import default_node_name
 
-    table = config.read_table(config.config_file(chosen_config()))
     given = table.get("node", {})
     stem = given.get("name") if isinstance(given, dict) and given.get("name") else default_node_name()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // size.nodes

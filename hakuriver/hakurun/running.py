@@ -169,7 +169,8 @@ class _Pool:
         self.tally.count(number, status)
         if status != 0 and not self.tally.signal and _nobody_reads():
             self.tally.signal = signal.SIGPIPE
-        self.watcher.ended(number, run, status)
+        if self.tally.signal != signal.SIGPIPE:  # to fail was all that they could do
+            self.watcher.ended(number, run, status)
 
     def _interrupt(self, number: int, from_a_process: bool) -> None:
         if number == self.tally.signal == signal.SIGINT:

@@ -187,7 +187,14 @@ class Ticking:
 
 
 def make_scratch(path: str) -> None:
-    """The directory for what tasks put aside, as open to all as /tmp is."""
-    if not os.path.isdir(path):
-        os.makedirs(path, exist_ok=True)
-        os.chmod(path, 0o1777)
+    """The directory for what tasks put aside, as open to all as /tmp is. Raises Refused if there can be none."""
+    try:
+        if not os.path.isdir(path):
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, 0o1777)
+        amiss = None if os.access(path, os.W_OK | os.X_OK) else "this user may not write there"
+    except OSError as error:
+        amiss = error.strerror
+    if amiss:
+        remedy = "name a directory that this user may write in paths.local_temp_dir"
+        raise Refused(f"tasks can have no scratch space in {path}: {amiss}; {remedy}")

@@ -66,6 +66,7 @@ def test_a_reader_that_goes_away(river: RiverFiles, environment: Environment) ->
     ran = shell("hakuriver task list --limit 0 | head -1", environment)
     assert ran.stderr == ""
     assert ran.stdout.startswith("JOB")
+    assert ran.returncode == 141
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -77,9 +78,23 @@ def test_output_that_cannot_be_written(river: RiverFiles, environment: Environme
     assert "Traceback" not in ran.stderr
 
 
-def test_closed_streams(river: RiverFiles, environment: Environment) -> None:
-    assert shell("hakuriver submit --no-receipt -- x >&- 2>&-", environment).stderr == ""
-    assert len(river.dropped()) == 1
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams(river: RiverFiles, environment: Environment, closed: str) -> None:
+    """Nothing of the river is opened in their place, and there is nothing to fail about."""
+    ran = shell(f"{{ hakuriver submit --no-receipt -- x; }} {closed}", environment)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert json.loads(river.dropped()[0].read_text())["command"] == ["x"]
+    assert shell(f"{{ hakuriver --help; hakuriver config show; }} {closed}", environment).returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_an_encoding_does_not_have_is_written_all_the_same(
+    river: RiverFiles, environment: Environment, encoding: str
+) -> None:
+    river.recent(job_row(A, command="pay 5 \u20ac"))
+    ran = shell("hakuriver task list", {**environment, "PYTHONIOENCODING": encoding})
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert r"pay 5 \u20ac" in ran.stdout
 
 
 def test_as_a_module(environment: Environment) -> None:
@@ -87,6 +102,15 @@ def test_as_a_module(environment: Environment) -> None:
         [sys.executable, "-m", "hakuriver", "--version"], env=environment, capture_output=True, text=True
     )
     assert ran.stdout.startswith("hakuriver ")
+
+
+@pytest.mark.parametrize("daemon", ["host", "runner"])
+def test_daemons_as_the_units_of_earlier_versions_start_them(environment: Environment, daemon: str) -> None:
+    start = [sys.executable, "-m", f"hakuriver.cli.{daemon}"]
+    ran = subprocess.run([*start, "--help"], env=environment, capture_output=True, text=True)
+    assert ran.stdout.startswith(f"Usage: hakuriver.{daemon} ")
+    ran = subprocess.run([*start, "--config", "/nonexistent"], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.partition(";")[0]) == (1, "hakuriver: /nonexistent: there is no such file")
 
 
 def test_ctrl_c_leaves_tasks_running(river: RiverFiles, environment: Environment) -> None:

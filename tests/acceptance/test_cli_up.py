@@ -153,6 +153,15 @@ def test_a_directory_that_is_no_river_is_left_alone(up: Up) -> None:
     assert os.listdir(up.root) == ["mine"]
 
 
+def test_a_wrong_configuration_is_told_before_anything_is_made(up: Up) -> None:
+    file = up.home / "wrong.toml"
+    file.write_text("[paths]\nstate_dri = 3\n")
+    ran = up.hakuriver("up", "--shared-dir", str(up.root), "--config", str(file))
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"hakuriver: {file}: paths.state_dri: there is no such key")
+    assert not up.root.exists()
+
+
 def test_a_river_of_its_own_stays_what_it_is(up: Up) -> None:
     assert up.hakuriver("init", "share", "--shared-dir", str(up.root), "--name", "lab").returncode == 0
     before = (up.root / "river.json").read_bytes()

@@ -116,7 +116,12 @@ TARGETS = [
     ),
     Line("132", "hakuriver.task submit --target n1:0::1 --container my-env -- true", 1, err="^hakuriver: refused: "),
     Line("134", "hakuriver.task submit --target ../n1 -- true", 2, err="it is no target"),
-    Line("135 82", "hakuriver.task submit --target n1 --target n9 -- true", out=ID, err="left out: targets = n9"),
+    Line(
+        "135 82",
+        "hakuriver.task submit --target n1 --target n9 -- true",
+        out=ID,
+        err="left out: --target n9",
+    ),
     Line("136 82", "hakuriver.task submit --target n9 -- true", 1, err="no such node; nodes known: n1, n2"),
     Line("137", "hakuriver.task submit --target n1::0,0 -- true", 2, err="GPU 0 stands in it twice"),
     Line("138", "hakuriver.task submit --gpus 1 --container my-env -- true", 1, err="^hakuriver: refused: "),

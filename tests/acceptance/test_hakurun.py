@@ -93,6 +93,7 @@ def test_in_a_task_it_uses_the_cores_of_the_task(cluster: Up) -> None:
 
 def test_a_sweep_of_submissions_is_so_many_jobs(cluster: Up) -> None:
     """The program on PATH comes before the module that it looks like, and its own `--` stays its own."""
+    eventually(cluster.cores, 30)  # the index of nodes is some seconds late
     node = cluster.hakuriver("node", "list").stdout.splitlines()[1].split()[0]
     ran = hakurun(cluster, "hakuriver.task", "submit", "--target", node, "--", "echo", "span:{1..3}")
     assert ran.returncode == 0

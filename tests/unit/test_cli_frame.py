@@ -150,6 +150,16 @@ def test_config_may_stand_before_and_after_the_command(
     assert "there is no such file; --config must name" in capsys.readouterr().err
 
 
+def test_an_empty_config_is_not_the_usual_file(river: RiverFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["--config", "", "task", "list"],
+        ["task", "list", "--config="],
+        ["config", "show", "--config", " "],
+    ):
+        assert run(arguments) == 2
+        assert "it is empty: name a file" in capsys.readouterr().err
+
+
 def test_without_any_configuration_it_says_what_to_set(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

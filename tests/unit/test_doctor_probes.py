@@ -455,3 +455,11 @@ def test_daemons_refuse_a_place_where_no_state_can_be_kept(
     settings = parse({"paths": {"state_dir": str(scratch / "file/state")}}, "test", str(river.root))
     with pytest.raises(Refused, match=r"local state cannot be kept in .*: Not a directory; name a directory"):
         daemon.Ticking(settings, Stop()).run()
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_runner_refuses_a_place_where_tasks_can_put_nothing(river: RiverFiles, scratch: Path, where: str) -> None:
+    (scratch / "file").touch()
+    table = {"paths": {"state_dir": str(scratch / "state"), "local_temp_dir": str(scratch / where)}}
+    with pytest.raises(Refused, match=r"no scratch space in .*; name a directory .* in paths\.local_temp_dir"):
+        runner_daemon.Ticking(parse(table, "test", str(river.root)), Stop()).run()

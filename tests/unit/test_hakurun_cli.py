@@ -50,6 +50,8 @@ def test_without_a_target_it_shows_its_usage(arguments: list[str], capsys: pytes
         (["--submit", "--", "echo", "span:[]"], "argument span:[]: the list is empty"),
         (["span:{1..1001}", "x"], "TARGET may have 1,000"),
         (["--submit", "--coers", "2", "--", "echo"], "--coers"),
+        (["--submit", "-j", "2", "--", "echo"], "-j is hakurun's own: write it before --submit"),
+        (["--submit", "--wait", "--dry-run", "echo"], "--dry-run is hakurun's own: write it before --submit"),
         (["--submit", "--array", "0-3", "--", "echo"], "--array does not go with hakurun"),
         (["--submit", "--from", "x", "--", "echo"], "--from does not go with hakurun"),
         (["--submit", "--", "echo", "span:{1..1000001}"], "a job may have 1,000,000 tasks"),

@@ -171,7 +171,23 @@ def test_it_ends_when_nobody_reads_its_output() -> None:
         ["bash", "-c", pipe, COMMAND[2]], env=environment(), capture_output=True, text=True, timeout=60
     )
     assert ran.stdout == "1000000\n141\n"
-    assert "stopped (nobody reads the output)" in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("hakurun: stopped (nobody reads the output): ")
+    assert "killed" not in ran.stderr
+    assert "failed" not in ran.stderr
+
+
+def test_a_single_run_that_nobody_reads_ends_like_the_program_itself() -> None:
+    pipe = f'{sys.executable} -c "$0" yes | head -1; echo ${{PIPESTATUS[0]}}'
+    ran = subprocess.run(
+        ["bash", "-c", pipe, COMMAND[2]], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert (ran.stdout, ran.stderr) == ("y\n141\n", "")
+
+
+def test_closed_output_is_empty_output() -> None:
+    line = f"exec {sys.executable} -c \"$0\" sh -c '[ /proc/$$/fd/1 -ef /dev/null ]' 'span:[a,b]' >&-"
+    ran = subprocess.run(["bash", "-c", line, COMMAND[2]], env=environment(), capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.splitlines()[-1]) == (0, "hakurun: 2 of 2 runs succeeded")
 
 
 def test_a_dry_run_of_any_size_ends_when_nobody_reads(scratch: Path) -> None:
@@ -189,7 +205,7 @@ def test_nothing_goes_on_when_nobody_reads_its_messages(word: str) -> None:
         while b"Task 2/2" not in process.stderr.readline():
             pass
         process.stderr.close()
-        assert process.wait(30) == 1
+        assert process.wait(30) == 141
     assert processes(word) == []
 
 
