@@ -133,7 +133,9 @@ class Resources(Section):
     cores: int | None = Field(
         None, ge=1, description="cores for tasks; default: those that this process may use", examples=[8]
     )
-    memory: Bytes | None = Field(None, description="memory for tasks; default: that of the machine", examples=["32G"])
+    memory: Bytes | None = Field(
+        None, description="memory for tasks; default: what this process may use", examples=["32G"]
+    )
     gpus: Indices | None = Field(None, description="indices of the GPUs for tasks; default: all", examples=[[0, 1]])
 
 

@@ -30,7 +30,7 @@ EXAMPLES = {
     "job.json": '{"command": ["./run.sh", "by", "hand"], "name": "by-hand"}\n',
 }
 _HEAD = """
-set -eE
+set -eE -o pipefail
 trap 'echo "@@ failed: $BASH_COMMAND"' ERR
 begin_daemon() {
     echo "$1" >"$PAGE_LOGS/$2.command"

@@ -99,6 +99,8 @@ class Telling:
                 return
 
     def _round(self, pending: list[Any]) -> None:
+        if self._teller is None and all(item == ("wake",) for item in pending):
+            return  # it never led: index and pages are another host's
         teller = self._open()
         checks = [item[1] for item in pending if item[0] == "check"]
         if checks and self._behind(checks[-1]):

@@ -24,7 +24,7 @@ from reference import GENERATED
 from hakuriver.cli.completion import PROGRAMS
 from hakuriver.config import ConfigError
 from hakuriver.records import RunRequest
-from hakuriver.settings import parse
+from hakuriver.settings import parse, settings_rows
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,6 +37,10 @@ OTHERS = {name: Page(ROOT / name) for name in ("CHANGELOG.md", "spool_layout.md"
 #: Options of many commands, which are shown once.
 SHARED = {"--json", "--config", "--timeout", "--no-receipt", "--all", "--mine"}
 
+#: Of the configuration, as section.key; and what looks like one: a word of a section, without what ends as a file does.
+KEYS = {f"{row.section}.{row.key}" for row in settings_rows()}
+_SECTIONS = "|".join(sorted({row.section for row in settings_rows()}))
+_KEY = re.compile(rf"((?:{_SECTIONS})\.(?!(?:html|json|service|sock)\b)[a-z_]+)(?: = .*)?")
 _HOME = re.compile(r"(?<![\w/.~-])/(root|work)(?![\w-])")
 _ADDRESS = re.compile(r"\b(https?|ftp)://")
 
@@ -171,6 +175,18 @@ def test_every_option_is_shown_at_work() -> None:
     assert missing == [], "show each of them in an example of its help, or on a page"
 
 
+def unknown_keys(page: Page) -> Iterator[str]:
+    """Keys of the configuration that are named and do not exist."""
+    for line, code in page.codes():
+        if (found := _KEY.fullmatch(code)) and found[1] not in KEYS:
+            yield f"{page.name}:{line}: there is no key {found[1]}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_keys_that_are_named_exist(name: str) -> None:
+    assert list(unknown_keys(PAGES[name])) == []
+
+
 # -- what else is written as an example
 
 
@@ -228,6 +244,16 @@ def block(info: str, text: str) -> str:
 )
 def test_a_broken_link_is_found(scratch: Path, text: str) -> None:
     assert len(list(broken_links(page_of(scratch, text)))) == 1
+
+
+@pytest.mark.parametrize("text", ["Raise `timing.leese`.", '`docker.usr = "1000:1000"`'])
+def test_a_key_that_does_not_exist_is_found(scratch: Path, text: str) -> None:
+    assert len(list(unknown_keys(page_of(scratch, text)))) == 1
+
+
+@pytest.mark.parametrize("text", ['`timing.lease`, `docker.user = "1:1"`', "`docker.html`, `docker.service`, `a.b`"])
+def test_keys_that_exist_are_let_be(scratch: Path, text: str) -> None:
+    assert list(unknown_keys(page_of(scratch, text))) == []
 
 
 def test_anchors_are_those_of_github(scratch: Path) -> None:
