@@ -4,7 +4,8 @@
     manager.doing("leading, term 3")   # what `systemctl status` shows
     manager.up(); manager.feed()
 
-Without a manager all of it does nothing. What cannot be delivered is dropped: nothing waits long for a manager that hangs.
+Without a manager all of it does nothing. What cannot be delivered is dropped: nothing waits long for a manager that
+hangs.
 """
 
 from __future__ import annotations

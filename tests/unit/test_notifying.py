@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from conftest import eventually
 from hakuriver import daemons, notifying
 from hakuriver.daemons import Saying, Stop
 from hakuriver.notifying import Manager
-from hakuriver.spool.files import LocalDisk
+from hakuriver.spool.files import LocalDisk, ShareAway, ShareError
 
 log = logging.getLogger("hakuriver.test")
 
@@ -170,6 +171,63 @@ def test_a_start_waits_for_the_share_and_then_takes_its_time(watched: tuple[Stop
     waiting.join(20)
     eventually(lambda: any(line == "EXTEND_TIMEOUT_USEC=60000000" for line in listener.told()))
     assert not {"READY=1", "WATCHDOG=1"} & set(listener.heard)
+
+
+def extensions(listener: Listener) -> int:
+    return sum(line.startswith("EXTEND") for line in listener.told())
+
+
+def test_a_start_that_hangs_or_loses_the_share_gets_no_more_time(watched: tuple[Stop, Listener]) -> None:
+    stop, listener = watched
+    stop.found = True
+    with stop.at_work():
+        eventually(lambda: any("has not answered" in line for line in listener.told()))
+        before = extensions(listener)
+        time.sleep(0.2)  # nothing may come, however long
+        assert extensions(listener) == before > 0
+        stop.answered()
+        eventually(lambda: extensions(listener) > before)
+    stop.bad_round(ShareAway("/mnt/share"))
+    time.sleep(0.05)  # one may be under way
+    before = extensions(listener)
+    time.sleep(0.2)
+    assert extensions(listener) == before
+
+
+def test_a_long_round_in_which_the_share_answers_is_a_good_one(
+    watched: tuple[Stop, Listener], monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    stop, listener = watched
+    monkeypatch.setattr(daemons, "LONG_S", 0.02)
+    disk = LocalDisk(str(scratch), stop.answered)
+
+    def fed_by(call: Callable[[], object]) -> int:
+        before = listener.told().count("WATCHDOG=1")
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            call()
+            time.sleep(0.001)
+        return listener.told().count("WATCHDOG=1") - before
+
+    with stop.at_work():
+        assert fed_by(lambda: disk.list("")) > 2
+        assert not any("has not answered" in line for line in listener.heard)
+        telling = threading.Thread(target=lambda: told.append(fed_by(lambda: disk.list(""))))
+        told: list[int] = []
+        telling.start()
+        telling.join()
+        assert told[0] <= 1, "another thread's calls say nothing of this round; one sign may have been left"
+        monkeypatch.setattr(daemons, "LOST_S", 0.1)
+        assert fed_by(lambda: disk.list("")) == 0, "it does not end"
+    assert fed_by(lambda: disk.list("")) == 0, "no round"
+
+
+def test_a_share_that_is_full_has_answered(watched: tuple[Stop, Listener]) -> None:
+    stop, listener = watched
+    stop.found = True
+    stop.bad_round(ShareError("write", "x", OSError(errno.ENOSPC, "full")))
+    eventually(lambda: "WATCHDOG=1" in listener.told())
+    assert stop.found and "READY=1" not in listener.heard
 
 
 @pytest.mark.parametrize("journal", [True, False])
