@@ -77,6 +77,10 @@ class Stop:
         finally:
             self.busy_since = None
 
+    def rest_s(self, seconds: float) -> float:
+        """How long to rest between two rounds instead of `seconds`: a watchdog wants to hear of rounds meanwhile."""
+        return min(seconds, (self.manager.watchdog_s or math.inf) / FED_IN_TIME)
+
     def answered(self) -> None:
         """The share has answered, in the middle of a round or on another thread, which says nothing of the round."""
         if self.busy_since is None or threading.get_ident() != self._thread:

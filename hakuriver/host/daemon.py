@@ -153,6 +153,6 @@ class Ticking:
         poller.register(self._environments.bell, select.POLLIN)
         if self._watch.fileno() >= 0:
             poller.register(self._watch.fileno(), select.POLLIN)
-        poller.poll(seconds * 1000)
+        poller.poll(self._stop.rest_s(seconds) * 1000)
         self._watch.clear()
         self._environments.hush()

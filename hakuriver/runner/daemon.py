@@ -183,7 +183,7 @@ class Ticking:
                 poller.register(keeper.fileno(), select.POLLIN)
             except KeeperLost:
                 return  # the next tick begins anew
-        poller.poll(max(0.0, seconds) * 1000)
+        poller.poll(self._stop.rest_s(max(0.0, seconds)) * 1000)
         self._watch.clear()
         with contextlib.suppress(BlockingIOError):  # mostly there is nothing
             os.read(self._wake, 4096)

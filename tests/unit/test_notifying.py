@@ -18,7 +18,13 @@ from conftest import eventually
 
 from hakuriver import daemons, notifying
 from hakuriver.daemons import Saying, Stop
+from hakuriver.host import daemon as host_daemon
+from hakuriver.host.environments import Environments
+from hakuriver.ids import new_job_id
+from hakuriver.keeper.client import KeeperClient
 from hakuriver.notifying import Manager
+from hakuriver.runner import daemon as runner_daemon
+from hakuriver.settings import Settings
 from hakuriver.spool.files import LocalDisk, ShareAway, ShareError
 
 log = logging.getLogger("hakuriver.test")
@@ -143,6 +149,22 @@ def test_the_watchdog_is_fed_for_good_rounds_alone(watched: tuple[Stop, Listener
     stop.good_round()
     eventually(lambda: listener.told().count("WATCHDOG=1") == 2)
     assert listener.heard.count("READY=1") == 1
+
+
+def test_idleness_does_not_starve_the_watchdog(scratch: Path) -> None:
+    settings = Settings.model_validate({"paths": {"shared_dir": str(scratch)}, "node": {"name": "n1"}})
+    stop = Stop(Manager(watchdog_s=0.04))
+    leading = host_daemon.Ticking(settings, stop)
+    leading._environments = Environments(
+        LocalDisk(str(scratch)), settings, "c", now=time.time, new_id=new_job_id, tell=lambda index: None
+    )
+    working = runner_daemon.Ticking(settings, stop)
+    keeper = KeeperClient(str(scratch / "keeper"), output_limit=1000)
+    before = time.monotonic()
+    leading._pause(30.0)
+    working._pause(keeper, 30.0, listening=False)
+    assert time.monotonic() - before < 15
+    assert Stop().rest_s(300.0) == 300.0, "nobody watches"
 
 
 def test_a_round_that_hangs_shows_and_feeds_nothing(watched: tuple[Stop, Listener]) -> None:
