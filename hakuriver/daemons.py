@@ -1,9 +1,9 @@
 """What host and runner have in common as processes: signals, logs, a lock and an identity on the local disk.
 
 The share may hang for a minute, so whoever calls it sits on a thread of its own, and the main thread only minds
-signals and feeds the watchdog of the service manager: once for each round in which the share has answered, so that it
-starves when either hangs. A second signal, or a share that does not answer for STOP_PATIENCE_S after the first, ends
-the process at once: nothing that was accepted depends on an orderly end.
+signals and feeds the watchdog of the service manager: once for each round in which the share has answered, and in a
+long one while it answers, so that it starves when either hangs. A second signal, or a share that does not answer for
+STOP_PATIENCE_S after the first, ends the process at once: nothing that was accepted depends on an orderly end.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ RETRY_S = 1.0
 HANGING_S, LOOK_EVERY_S = 15.0, 5.0
 #: The watchdog is fed within this part of its time after a good round.
 FED_IN_TIME = 4
-#: Seconds that a start may take from each look on, once the share is there: much may have to be read.
+#: Seconds that a start may take from each look on, while the share answers: much may have to be read.
 STARTING_S = 60.0
+#: A round is long after so many seconds, as with a hundred thousand jobs to load or to delete; and lost after so many.
+LONG_S, LOST_S = 5.0, 3600.0
 
 
 class Refused(Exception):
@@ -53,10 +55,12 @@ class Stop:
     def __init__(self, manager: Manager | None = None) -> None:
         self.asked = threading.Event()
         self.wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.busy_since: float | None = None  #: CLOCK_BOOTTIME; None: between two rounds
-        self.found = False  #: the share was there
-        self.good_rounds = 0  #: in which the share answered
+        self.busy_since: float | None = None  #: of its last answer, CLOCK_BOOTTIME; None: between two rounds
+        self.found = False  #: the share is there
+        self.signs = 0  #: that the share answers and the rounds get on
         self.manager = manager or Manager()
+        self._began = 0.0
+        self._thread = 0
 
     def ask(self) -> None:
         """End soon."""
@@ -66,16 +70,36 @@ class Stop:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """A round of the working thread, which may hang as long as the share does."""
-        self.busy_since = boottime()
+        self._thread = threading.get_ident()
+        self._began = self.busy_since = boottime()
         try:
             yield
         finally:
             self.busy_since = None
 
+    def rest_s(self, seconds: float) -> float:
+        """How long to rest between two rounds instead of `seconds`: a watchdog wants to hear of rounds meanwhile."""
+        return min(seconds, (self.manager.watchdog_s or math.inf) / FED_IN_TIME)
+
+    def answered(self) -> None:
+        """The share has answered, in the middle of a round or on another thread, which says nothing of the round."""
+        if self.busy_since is None or threading.get_ident() != self._thread:
+            return
+        self.busy_since = boottime()
+        if LONG_S < self.busy_since - self._began < LOST_S:
+            self.signs += 1
+
     def good_round(self) -> None:
         """A round is over, and the share has answered in it: the daemon is up."""
-        self.good_rounds += 1
+        self.signs += 1
         self.manager.up()
+
+    def bad_round(self, error: ShareError) -> None:
+        """A round has failed. One that is full has answered as well: a start anew would not empty it."""
+        if error.full:
+            self.signs += 1
+        else:
+            self.found = False
 
 
 def serve(work: Callable[[Stop], int], log: logging.Logger, log_file: str, leaving: str) -> int:
@@ -115,12 +139,12 @@ def _mind(events: int, stop: Stop, log: logging.Logger) -> None:
     fed = 0
     hanging: float | None = None
     while not poller.poll(every * 1000):
-        if fed != stop.good_rounds:
-            fed = stop.good_rounds
+        if fed != stop.signs:
+            fed = stop.signs
             manager.feed()
-        if stop.found:
-            manager.takes_longer(STARTING_S)
         hanging = _say_while_it_hangs(hanging, stop, log)
+        if stop.found and hanging is None:
+            manager.takes_longer(STARTING_S)
 
 
 def _say_while_it_hangs(hanging: float | None, stop: Stop, log: logging.Logger) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import shlex
@@ -135,6 +136,7 @@ def _settings(account: Account, chosen: str | None) -> tuple[str, Settings]:
             "config --shared-dir DIR`, or name another with --config"
         )
     file = os.path.abspath(file)
+    _refuse_relative(file)
     with _environment(HOME=account.home, HAKURIVER_SHARED_DIR=None):
         settings = config.load(file)
     if not settings.paths.shared_dir:
@@ -142,6 +144,18 @@ def _settings(account: Account, chosen: str | None) -> tuple[str, Settings]:
             f"{file}: paths.shared_dir is not set; set it there: a service does not know HAKURIVER_SHARED_DIR"
         )
     return file, settings
+
+
+def _refuse_relative(file: str) -> None:
+    """Such paths are those of whoever starts something where that one is: a service starts elsewhere."""
+    paths = config.read_table(file).get("paths")
+    for key in ("shared_dir", "state_dir", "local_temp_dir"):
+        path = paths.get(key) if isinstance(paths, dict) else None
+        if isinstance(path, str) and path and not path.startswith(("/", "~")):
+            raise config.ConfigError(
+                f"{file}: paths.{key} = {json.dumps(path)} depends on the directory in which a program is started, and "
+                "a service is started in another: write the whole path"
+            )
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Ticking:
     def __init__(self, settings: Settings, stop: Stop) -> None:
         self._settings = settings
         self._stop = stop
-        self._disk = LocalDisk(settings.paths.shared_dir)
+        self._disk = LocalDisk(settings.paths.shared_dir, stop.answered)
         self._saying = Saying(log, manager=stop.manager)
         self._watch = Watch()
         self._memory = memory.GiveBack()
@@ -76,6 +76,8 @@ class Ticking:
         telling.start()
         while not self._stop.asked.is_set():
             self._pause(self._tick(host, telling))
+            if not self._stop.found:
+                daemons.wait_for_share(self._disk, self._stop, self._saying)
         self._release(host)
         telling.stop()
         return 0
@@ -110,6 +112,7 @@ class Ticking:
             return STANDBY_S
         except ShareError as error:
             self._saying.say(error)
+            self._stop.bad_round(error)
             self._watch.close()
             self._watch = Watch()  # what comes back may be another mount
             return RETRY_S
@@ -150,6 +153,6 @@ class Ticking:
         poller.register(self._environments.bell, select.POLLIN)
         if self._watch.fileno() >= 0:
             poller.register(self._watch.fileno(), select.POLLIN)
-        poller.poll(seconds * 1000)
+        poller.poll(self._stop.rest_s(seconds) * 1000)
         self._watch.clear()
         self._environments.hush()

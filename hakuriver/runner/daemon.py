@@ -61,7 +61,7 @@ class Ticking:
         self._stop = stop
         self._saying = Saying(log, manager=stop.manager)
         self._memory = memory.GiveBack()
-        self._disk = LocalDisk(settings.paths.shared_dir)
+        self._disk = LocalDisk(settings.paths.shared_dir, stop.answered)
         self._watch = Watch()
         self._lookout = Lookout(settings)
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,6 +98,8 @@ class Ticking:
         threading.Thread(target=self._stand_in, args=(runner,), name="beats", daemon=True).start()
         while not self._stop.asked.is_set():
             self._pause(keeper, *self._tick(runner))
+            if not self._stop.found:
+                daemons.wait_for_share(self._disk, self._stop, self._saying)
         images.close()
         keeper.close()
         return 0
@@ -126,6 +128,7 @@ class Ticking:
         except ShareError as error:
             away = runner.session is not None or isinstance(error, ShareAway)
             self._saying.say(error if away else f"Failed to register with host: cannot write node file: {error}")
+            self._stop.bad_round(error)
             self._epoch = 0  # what comes back may be another mount: it is watched anew
             return RETRY_S, False
         except (KeeperLost, KeeperUnavailable) as error:
@@ -180,7 +183,7 @@ class Ticking:
                 poller.register(keeper.fileno(), select.POLLIN)
             except KeeperLost:
                 return  # the next tick begins anew
-        poller.poll(max(0.0, seconds) * 1000)
+        poller.poll(self._stop.rest_s(max(0.0, seconds)) * 1000)
         self._watch.clear()
         with contextlib.suppress(BlockingIOError):  # mostly there is nothing
             os.read(self._wake, 4096)

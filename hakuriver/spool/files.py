@@ -49,6 +49,11 @@ class ShareError(Exception):
         what = f"cannot {operation} {path}" if path else "Cannot access shared directory"
         super().__init__(f"{what}: {error.strerror or error}; {remedy}")
 
+    @property
+    def full(self) -> bool:
+        """Whether the share has answered that it has no room."""
+        return self.errno in (errno.ENOSPC, errno.EDQUOT)
+
 
 class ShareAway(ShareError):
     """No sentinel at the root: the share is not mounted, or was never initialised."""
@@ -131,8 +136,10 @@ T = TypeVar("T")
 class LocalDisk:
     """The seam over a mounted directory."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, answered: Callable[[], None] = lambda: None) -> None:
+        """`answered`: called after each operation that has succeeded, on the thread of that."""
         self.root = os.path.abspath(root)
+        self._answered = answered
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def _path(self, path: str) -> str:
@@ -141,12 +148,15 @@ class LocalDisk:
     def _do(self, operation: str, path: str, call: Callable[[str], T]) -> T:
         for attempt in itertools.count(1):
             try:
-                return call(self._path(path))
+                done = call(self._path(path))
             except (FileNotFoundError, FileExistsError):
                 raise
             except OSError as error:
                 if error.errno != errno.ESTALE or attempt == STALE_TRIES:
                     raise ShareError(operation, path or self.root, error) from error
+            else:
+                self._answered()
+                return done
         raise AssertionError("unreachable")
 
     def list(self, path: str) -> list[Entry]:

@@ -254,6 +254,35 @@ def test_a_share_that_goes_and_comes(impatient: Site) -> None:
     site.finishes(job, pid)
 
 
+@contextmanager
+def small_share(site: Site) -> Iterator[None]:
+    """With a share of 8 MB in place of the other."""
+    site.systemctl("stop", HOST, RUNNER, "mnt-river.mount")
+    small = f"mount -t tmpfs -o size=8M,uid=1500,gid=1500 small {SERVER}/store"
+    site.shell(f"{small}; systemctl start mnt-river.mount")
+    site.river("init", "share", "--shared-dir", SHARE)
+    yield
+    site.systemctl("stop", HOST, RUNNER, "mnt-river.mount")
+    site.shell(f"umount {SERVER}/store")
+    site.begin()
+
+
+def test_a_share_that_is_full_is_no_reason_to_begin_anew(site: Site) -> None:
+    with small_share(site), site.impatient():
+        before = {unit: site.show(unit, "MainPID") for unit in (HOST, RUNNER)}
+        site.shell(f"dd if=/dev/zero of={SHARE}/fill bs=1M 2>/dev/null || true")
+        for unit in before:
+            eventually(lambda u=unit: "file system is full" in site.show(u, "StatusText"), LONG_S)  # type: ignore[misc]
+        fed = {unit: int(site.show(unit, "WatchdogTimestampMonotonic")) for unit in before}
+        for unit in before:  # for longer than a watchdog waits
+            eventually(lambda u=unit: int(site.show(u, "WatchdogTimestampMonotonic")) > fed[u] + 8_000_000, LONG_S)  # type: ignore[misc]
+        assert before == {unit: site.show(unit, "MainPID") for unit in before}
+        assert all("file system is full" in site.show(unit, "StatusText") for unit in before)
+        site.shell(f"rm {SHARE}/fill")
+        for unit in before:
+            eventually(lambda u=unit: "full" not in site.show(u, "StatusText"), LONG_S)  # type: ignore[misc]
+
+
 def test_a_share_that_is_not_there_at_the_start(site: Site) -> None:
     site.systemctl("stop", HOST, RUNNER, "mnt-river.mount")
     site.take_server_away()

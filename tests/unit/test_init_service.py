@@ -199,6 +199,8 @@ def test_usage(options: list[str], home: Path, capsys: pytest.CaptureFixture[str
         ("[paths]\nsharde_dir = '/x'\n", "shared_dir"),
         ("[node]\nname = 'n1'\n", "paths.shared_dir is not set; set it there"),
         ("nonsense", "TOML"),
+        ("[paths]\nshared_dir = 'share'\n", 'paths.shared_dir = "share" depends on the directory'),
+        ("[paths]\nshared_dir = '/x'\nstate_dir = '../state'\n", 'paths.state_dir = "../state" depends'),
     ],
 )
 def test_a_configuration_that_a_service_could_not_use(

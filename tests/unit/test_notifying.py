@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,14 @@ from conftest import eventually
 
 from hakuriver import daemons, notifying
 from hakuriver.daemons import Saying, Stop
+from hakuriver.host import daemon as host_daemon
+from hakuriver.host.environments import Environments
+from hakuriver.ids import new_job_id
+from hakuriver.keeper.client import KeeperClient
 from hakuriver.notifying import Manager
-from hakuriver.spool.files import LocalDisk
+from hakuriver.runner import daemon as runner_daemon
+from hakuriver.settings import Settings
+from hakuriver.spool.files import LocalDisk, ShareAway, ShareError
 
 log = logging.getLogger("hakuriver.test")
 
@@ -144,6 +151,22 @@ def test_the_watchdog_is_fed_for_good_rounds_alone(watched: tuple[Stop, Listener
     assert listener.heard.count("READY=1") == 1
 
 
+def test_idleness_does_not_starve_the_watchdog(scratch: Path) -> None:
+    settings = Settings.model_validate({"paths": {"shared_dir": str(scratch)}, "node": {"name": "n1"}})
+    stop = Stop(Manager(watchdog_s=0.04))
+    leading = host_daemon.Ticking(settings, stop)
+    leading._environments = Environments(
+        LocalDisk(str(scratch)), settings, "c", now=time.time, new_id=new_job_id, tell=lambda index: None
+    )
+    working = runner_daemon.Ticking(settings, stop)
+    keeper = KeeperClient(str(scratch / "keeper"), output_limit=1000)
+    before = time.monotonic()
+    leading._pause(30.0)
+    working._pause(keeper, 30.0, listening=False)
+    assert time.monotonic() - before < 15
+    assert Stop().rest_s(300.0) == 300.0, "nobody watches"
+
+
 def test_a_round_that_hangs_shows_and_feeds_nothing(watched: tuple[Stop, Listener]) -> None:
     stop, listener = watched
     Saying(log, manager=stop.manager).say("leading, term 3")
@@ -170,6 +193,63 @@ def test_a_start_waits_for_the_share_and_then_takes_its_time(watched: tuple[Stop
     waiting.join(20)
     eventually(lambda: any(line == "EXTEND_TIMEOUT_USEC=60000000" for line in listener.told()))
     assert not {"READY=1", "WATCHDOG=1"} & set(listener.heard)
+
+
+def extensions(listener: Listener) -> int:
+    return sum(line.startswith("EXTEND") for line in listener.told())
+
+
+def test_a_start_that_hangs_or_loses_the_share_gets_no_more_time(watched: tuple[Stop, Listener]) -> None:
+    stop, listener = watched
+    stop.found = True
+    with stop.at_work():
+        eventually(lambda: any("has not answered" in line for line in listener.told()))
+        before = extensions(listener)
+        time.sleep(0.2)  # nothing may come, however long
+        assert extensions(listener) == before > 0
+        stop.answered()
+        eventually(lambda: extensions(listener) > before)
+    stop.bad_round(ShareAway("/mnt/share"))
+    time.sleep(0.05)  # one may be under way
+    before = extensions(listener)
+    time.sleep(0.2)
+    assert extensions(listener) == before
+
+
+def test_a_long_round_in_which_the_share_answers_is_a_good_one(
+    watched: tuple[Stop, Listener], monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    stop, listener = watched
+    monkeypatch.setattr(daemons, "LONG_S", 0.02)
+    disk = LocalDisk(str(scratch), stop.answered)
+
+    def fed_by(call: Callable[[], object]) -> int:
+        before = listener.told().count("WATCHDOG=1")
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            call()
+            time.sleep(0.001)
+        return listener.told().count("WATCHDOG=1") - before
+
+    with stop.at_work():
+        assert fed_by(lambda: disk.list("")) > 2
+        assert not any("has not answered" in line for line in listener.heard)
+        telling = threading.Thread(target=lambda: told.append(fed_by(lambda: disk.list(""))))
+        told: list[int] = []
+        telling.start()
+        telling.join()
+        assert told[0] <= 1, "another thread's calls say nothing of this round; one sign may have been left"
+        monkeypatch.setattr(daemons, "LOST_S", 0.1)
+        assert fed_by(lambda: disk.list("")) == 0, "it does not end"
+    assert fed_by(lambda: disk.list("")) == 0, "no round"
+
+
+def test_a_share_that_is_full_has_answered(watched: tuple[Stop, Listener]) -> None:
+    stop, listener = watched
+    stop.found = True
+    stop.bad_round(ShareError("write", "x", OSError(errno.ENOSPC, "full")))
+    eventually(lambda: "WATCHDOG=1" in listener.told())
+    assert stop.found and "READY=1" not in listener.heard
 
 
 @pytest.mark.parametrize("journal", [True, False])
