@@ -229,6 +229,27 @@ def judge_owner(check: str, uid: int, maker: int) -> Finding:
     )  # fmt: skip
 
 
+def service_user(bench: Bench) -> list[Finding]:
+    """Whether what is made here belongs to the river's user, as this mount shows it. Nothing where is no river yet."""
+    bench.disk.write(bench.path("user"), b"", durable=False)
+    try:
+        river = os.stat(os.path.join(bench.disk.root, layout.SENTINEL)).st_uid
+    except FileNotFoundError:
+        return []
+    return [judge_service_user(os.stat(bench.full("user")).st_uid, river)]
+
+
+def judge_service_user(own: int, river: int) -> Finding:
+    """`own`: whose a file is that this process makes; `river`: whose river.json is."""
+    if own == river:
+        return Finding("share.user", OK, f"the river's own (uid {river})")
+    return Finding(
+        "share.user", BROKEN, f"files made here are uid {own}'s, the river is uid {river}'s",
+        "host and runners write into one another's directories: they could not, and the whole river would stand still",
+        f"run it as the river's user: `sudo -u '#{river}' hakuriver ...`",
+    )  # fmt: skip
+
+
 def mode(bench: Bench) -> list[Finding]:
     """Whether permissions are kept."""
     bench.disk.write(bench.path("mode"), b"", durable=False)

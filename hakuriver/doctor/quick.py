@@ -52,6 +52,18 @@ def refuse_broken(root: str, log: logging.Logger, disk: Disk | None = None) -> N
         raise Refused(f"{root} cannot be worked on: {finding.value}: {finding.meaning}; {finding.remedy}")
 
 
+def refuse_stranger(root: str) -> None:
+    """Raises Refused for a daemon that is not the river's user, as one that root has started by mistake."""
+    disk = LocalDisk(root)
+    try:
+        with site.opened(disk, new_job_id()) as at:
+            found = probes.service_user(Bench(disk, at))
+    except ShareError:
+        return  # away or full: that is told by who needs it
+    for finding in of_status(found, BROKEN):
+        raise Refused(f"{root} is another user's: {finding.value}: {finding.meaning}; {finding.remedy}")
+
+
 def refuse_state(path: str) -> None:
     """Raises Refused where local state cannot lie: on a network filesystem, as a home may be, or where none is made."""
     for finding in of_status(machine.state(path), BROKEN):

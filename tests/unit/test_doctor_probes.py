@@ -22,7 +22,7 @@ from hakuriver.doctor import machine, mounts, probes, rivalry, site
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding, of_status
 from hakuriver.doctor.mounts import Mount
 from hakuriver.doctor.probes import Bench
-from hakuriver.doctor.quick import quick, refuse_broken
+from hakuriver.doctor.quick import quick, refuse_broken, refuse_stranger
 from hakuriver.doctor.rival import NoRival, Rival
 from hakuriver.host import daemon as host_daemon
 from hakuriver.runner import daemon as runner_daemon
@@ -463,3 +463,24 @@ def test_a_runner_refuses_a_place_where_tasks_can_put_nothing(river: RiverFiles,
     table = {"paths": {"state_dir": str(scratch / "state"), "local_temp_dir": str(scratch / where)}}
     with pytest.raises(Refused, match=r"no scratch space in .*; name a directory .* in paths\.local_temp_dir"):
         runner_daemon.Ticking(parse(table, "test", str(river.root)), Stop()).run()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what is another's")
+@pytest.mark.parametrize("daemon", [host_daemon, runner_daemon])
+def test_daemons_refuse_the_river_of_another_user(river: RiverFiles, scratch: Path, daemon: ModuleType) -> None:
+    for path in (river.root, *river.root.rglob("*")):
+        os.chown(path, 12345, 12346)
+    settings = parse({"paths": {"state_dir": str(scratch / "state")}}, "test", str(river.root))
+    before = sorted(river.root.rglob("*"))
+    with pytest.raises(
+        Refused, match=r"another user's: files made here are uid 0's, the river is uid 12345's: .*sudo"
+    ):
+        daemon.Ticking(settings, Stop()).run()
+    assert sorted(river.root.rglob("*")) == before
+    assert not (scratch / "state").exists()
+
+
+def test_who_made_the_river_may_work_on_it(river: RiverFiles) -> None:
+    refuse_stranger(str(river.root))
+    (river.root / layout.SENTINEL).unlink()
+    refuse_stranger(str(river.root))  # nothing to say of what is no river
