@@ -472,9 +472,7 @@ def test_daemons_refuse_the_river_of_another_user(river: RiverFiles, scratch: Pa
         os.chown(path, 12345, 12346)
     settings = parse({"paths": {"state_dir": str(scratch / "state")}}, "test", str(river.root))
     before = sorted(river.root.rglob("*"))
-    with pytest.raises(
-        Refused, match=r"another user's: files made here are uid 0's, the river is uid 12345's: .*sudo"
-    ):
+    with pytest.raises(Refused, match=r"another user's: files made here are uid 0's, the river is uid 12345's: .*sudo"):
         daemon.Ticking(settings, Stop()).run()
     assert sorted(river.root.rglob("*")) == before
     assert not (scratch / "state").exists()
