@@ -10,6 +10,8 @@ import click
 #: For every program.
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
+#: Characters of a first sentence.
+SENTENCE_MOST = 200
 #: Groups and commands that are programs of their own, too: `hakuriver.task` is `hakuriver task`.
 DOTTED = ("host", "runner", "client", "task", "vps", "docker", "docker-shell", "ssh", "init")
 #: Programs whose name is none of these.
@@ -78,6 +80,12 @@ class LazyGroup(click.Group):
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A line for each name."""
         _write_usage(self, ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first sentence of each, whole."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(SENTENCE_MOST)) for name, each in commands if each])
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """In the order in which they are written down."""

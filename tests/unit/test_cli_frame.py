@@ -116,6 +116,13 @@ def test_a_program_is_the_command_of_its_noun_and_says_so(program: str, capsys: 
     assert out.partition("\n\n")[2] == mirrored.partition("\n\n")[2]
 
 
+def test_groups_tell_the_whole_first_sentence_of_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    told = " ".join(capsys.readouterr().out.partition("Commands:")[2].split())
+    assert "up Run a cluster of this machine alone: a host and N runners, with a view of what they do." in told
+    assert "..." not in told
+
+
 def test_version_and_the_nearest_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"hakuriver {__version__}\n"
