@@ -10,8 +10,8 @@ from hakuriver.ids import is_job_id
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk
 
-#: Buckets whose names are remembered.
-BUCKETS_MOST = 16
+#: Buckets whose names are remembered; and jobs that this host has finished, whose files a listing may miss for a while.
+BUCKETS_MOST, RECENT_MOST = 16, 1000
 
 
 class Finished:
@@ -20,6 +20,7 @@ class Finished:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._buckets: dict[str, set[str]] = {}
+        self._recent: dict[str, str] = {}  #: paths of their snapshots
 
     def known(self, job: str) -> bool:
         """Whether a job of this id had finished when its bucket was listed first; later ones are the host's own."""
@@ -32,26 +33,40 @@ class Finished:
             self._buckets[bucket] = jobs
         return job in jobs
 
-    def add(self, job: str) -> None:
-        """This host has just finished a job."""
+    def add(self, job: str, path: str) -> None:
+        """This host has just finished a job; `path`: of its snapshot."""
         jobs = self._buckets.get(layout.bucket(job))
         if jobs is not None:
             jobs.add(job)
+        self._recent.pop(job, None)
+        self._recent[job] = path
+        if len(self._recent) > RECENT_MOST:
+            self._recent.pop(next(iter(self._recent)))
 
     def read(self, job: str) -> dict[str, Any] | None:
         """The newest snapshot of a finished job."""
         if not is_job_id(job):
             return None
+        data = self._read_recent(job) or self._read_listed(job)
+        if data is None:
+            return None
+        Job.load(data)
+        return json.loads(data)  # type: ignore[no-any-return]
+
+    def _read_recent(self, job: str) -> bytes | None:
+        try:
+            return self._disk.read(self._recent[job]) if job in self._recent else None
+        except FileNotFoundError:
+            del self._recent[job]  # collected meanwhile
+            return None
+
+    def _read_listed(self, job: str) -> bytes | None:
         places = sorted(
             place[1:]
             for name in files.names(self._disk, layout.done_bucket(job))
             if (place := layout.parse_snapshot(name)) and place[0] == job
         )
-        if not places:
-            return None
-        data = self._disk.read(layout.snapshot_path(layout.DONE, job, *places[-1]))
-        Job.load(data)
-        return json.loads(data)  # type: ignore[no-any-return]
+        return self._disk.read(layout.snapshot_path(layout.DONE, job, *places[-1])) if places else None
 
     def load(self, job: str) -> Job | None:
         """A finished job, to look at."""

@@ -451,8 +451,8 @@ class Host:
         if self.tell is not None and (told or states != self._told_states or self._every("tell", 2.0)):
             self._told_states = states
             self.tell(told, self.nodes_index(), (self.journal.baton.term, self.journal.baton.seq))
-        for job in self.snapshots.evict():
-            self.answers.finished.add(job)
+        for job, path in self.snapshots.evict().items():
+            self.answers.finished.add(job, path)
         if self._every("housekeeping", 3600.0):
             self.collect(None)
             self._dismiss()

@@ -41,7 +41,7 @@ class Snapshots:
         self._removable: list[str] = []  #: not needed once the one under way is committed
         self._carried = False  #: whether the entry under way is a checkpoint
         self._before: int | None = None  #: seq of a committed checkpoint: what it made needless is being removed
-        self._finished: set[str] = set()  #: jobs whose last snapshot is written
+        self._finished: dict[str, str] = {}  #: jobs whose last snapshot is written: its path
 
     def grown(self, size: int) -> None:
         """An entry of `size` bytes has been committed."""
@@ -90,7 +90,7 @@ class Snapshots:
             job.saved_path = path
         job.journal_bytes = 0
         if job.finished:
-            self._finished.add(job.id)
+            self._finished[job.id] = path
         return data
 
     def checkpoint(self, now: float, idle: bool) -> dict[str, Any] | None:
@@ -162,9 +162,9 @@ class Snapshots:
         """Snapshots that an earlier run has left."""
         self._obsolete += paths
 
-    def evict(self) -> list[str]:
-        """Drop finished jobs from memory; those with lost tasks stay, to be corrected. Returns who went."""
-        gone = [job for job in self._finished if self._over(job)]
+    def evict(self) -> dict[str, str]:
+        """Drop finished jobs from memory; those with lost tasks stay, to be corrected. Returns who went and where to."""
+        gone = {job: path for job, path in self._finished.items() if self._over(job)}
         self._finished.clear()
         for job in gone:
             del self._state.jobs[job]
