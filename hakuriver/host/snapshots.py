@@ -163,7 +163,7 @@ class Snapshots:
         self._obsolete += paths
 
     def evict(self) -> dict[str, str]:
-        """Drop finished jobs from memory; those with lost tasks stay, to be corrected. Returns who went and where to."""
+        """Drop finished jobs from memory; those with lost tasks stay, to be corrected. Returns who went, and where."""
         gone = {job: path for job, path in self._finished.items() if self._over(job)}
         self._finished.clear()
         for job in gone:
