@@ -13,8 +13,8 @@ BIN := $(VENV)/bin
 LINT ?= lint
 PYTEST_ARGS ?=
 FS ?= local
-# As many at once as there are cores; with many cores the real clusters would still share one disk.
-PARALLEL := -n auto --maxprocesses=4 --dist=worksteal
+# One more at once than there are cores, as most wait for something; but with many cores all would still share one disk.
+PARALLEL := -n $(shell cores=$$(nproc); echo $$((cores < 3 ? cores + 1 : 4))) --dist=worksteal
 PACKAGE := $(shell find hakuriver -name __pycache__ -prune -o -type f -print | LC_ALL=C sort)
 SHARED := $(shell find docs/man docs/completions -type f | LC_ALL=C sort)
 SOURCES := pyproject.toml README.md $(PACKAGE) $(SHARED)

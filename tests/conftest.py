@@ -27,9 +27,12 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True, scope="session")
 def heard_signals() -> None:
-    """A script's background job ignores SIGINT, and whatever it starts inherits that: Ctrl-C could not be tested."""
+    """A script's background job ignores SIGINT and SIGQUIT, nohup SIGHUP, and so does whatever they start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
