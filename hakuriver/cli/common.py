@@ -13,6 +13,7 @@ import click
 from hakuriver import config
 from hakuriver.client import host_last_seen
 from hakuriver.errors import Invalid
+from hakuriver.spool import layout
 from hakuriver.spool.access import Share
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,6 +76,12 @@ def directory(text: str) -> str:
     if not text.strip():
         raise Invalid("shared_dir", text, "it is empty: name a directory")
     return os.path.abspath(os.path.expanduser(text))
+
+
+def check_node_name(text: str) -> None:
+    """Raises Invalid if no node can have this name."""
+    if not layout.NODE_NAME.fullmatch(text):
+        raise Invalid("name", text, "a node's name is of a-z, 0-9, '.', '_' and '-', at most 63 characters")
 
 
 def share() -> Share:

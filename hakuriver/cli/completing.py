@@ -114,7 +114,9 @@ def _environments(context: click.Context) -> Items:
 
 
 def _executors(_context: click.Context) -> Items:
-    for name in ("auto", "docker", "systemd", "process"):
+    from hakuriver.checks import EXECUTORS
+
+    for name in EXECUTORS:
         yield CompletionItem(name)
 
 

@@ -17,12 +17,11 @@ from typing import NamedTuple
 import click
 
 from hakuriver import config
-from hakuriver.cli.common import chosen_config, config_option, directory, note, out
+from hakuriver.cli.common import check_node_name, chosen_config, config_option, directory, note, out
 from hakuriver.cli.frame import Command
 from hakuriver.cli.unit_files import PLACE, Role, Unit
-from hakuriver.errors import HakuRiverError, Invalid
+from hakuriver.errors import HakuRiverError
 from hakuriver.settings import Settings
-from hakuriver.spool import layout
 
 
 class CannotInstall(HakuRiverError):
@@ -54,7 +53,8 @@ def service(
       hakuriver init service --host --host-config /etc/hakuriver/host.toml
       hakuriver init service --runner --name n1 --runner-config ~/n1.toml --install
     """  # fmt: skip
-    roles: list[Role] = [role for role, chosen in _roles(host or both, runner or both) if chosen]
+    asked: dict[Role, bool] = {"host": host or both, "runner": runner or both}
+    roles = [role for role, wanted in asked.items() if wanted]
     _refuse_what_is_unused(roles, host_config, runner_config, name)
     chosen = {"host": host_config, "runner": runner_config}
     account = caller()
@@ -70,10 +70,6 @@ def service(
         _say_sudoers(account.name)
 
 
-def _roles(host: bool, runner: bool) -> list[tuple[Role, bool]]:
-    return [("host", host), ("runner", runner)]
-
-
 def _refuse_what_is_unused(roles: list[Role], host_config: str | None, runner_config: str | None,
                            name: str | None) -> None:  # fmt: skip
     if not roles:
@@ -84,8 +80,8 @@ def _refuse_what_is_unused(roles: list[Role], host_config: str | None, runner_co
         raise click.UsageError("--runner-config goes with --runner or --all")
     if name is not None and "runner" not in roles:
         raise click.UsageError("--name is a runner's: it goes with --runner or --all")
-    if name is not None and not layout.NODE_NAME.fullmatch(name):
-        raise Invalid("name", name, "a node's name is of a-z, 0-9, '.', '_' and '-', at most 63 characters")
+    if name is not None:
+        check_node_name(name)
 
 
 # -- who and what

@@ -8,10 +8,8 @@ import click
 
 from hakuriver import config
 from hakuriver.cli import main
-from hakuriver.cli.common import chosen_config, daemon_config_option, note
+from hakuriver.cli.common import check_node_name, chosen_config, daemon_config_option, note
 from hakuriver.cli.frame import Command
-from hakuriver.errors import Invalid
-from hakuriver.spool import layout
 
 
 @click.command(cls=Command)
@@ -27,8 +25,8 @@ def runner(name: str | None) -> int:
     Example:
       hakuriver runner --name n1
     """
-    if name is not None and not layout.NODE_NAME.fullmatch(name):
-        raise Invalid("name", name, "a node's name is of a-z, 0-9, '.', '_' and '-', at most 63 characters")
+    if name is not None:
+        check_node_name(name)
     settings = config.load(chosen_config())
     if name is not None:
         settings.node.name = name
