@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from riverfiles import RiverFiles
 
 #: State directories may not lie in /tmp, so tests work below the checkout.
 SCRATCH = Path(__file__).resolve().parent.parent / "build" / "tmp"
@@ -23,6 +24,15 @@ def scratch() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(dir=SCRATCH))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
+    """A river of prepared files, which is the user's; a test that needs more of it makes one of this name from it."""
+    made = RiverFiles(scratch / "river")
+    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
+    monkeypatch.setenv("HOME", str(scratch))
+    return made
 
 
 @pytest.fixture(autouse=True, scope="session")

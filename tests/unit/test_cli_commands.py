@@ -39,13 +39,10 @@ Hakuriver = Callable[..., Ran]
 
 
 @pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    monkeypatch.setenv("HOME", str(scratch))
+def river(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
     monkeypatch.setattr(submit, "RECEIPT_S", 0.05)
     monkeypatch.setattr(task_control, "SIGN_S", 0.05)
-    return made
+    return river
 
 
 @pytest.fixture

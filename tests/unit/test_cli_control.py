@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from riverfiles import RiverFiles, node_row, row
 
@@ -17,12 +15,9 @@ B = "17000000000002225678"
 
 
 @pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    monkeypatch.setenv("HOME", str(scratch))
+def river(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
     monkeypatch.setattr(task_control, "SIGN_S", 0.01)
-    return made
+    return river
 
 
 @pytest.mark.parametrize(

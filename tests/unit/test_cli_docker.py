@@ -31,14 +31,11 @@ Hakuriver = Callable[..., Ran]
 
 
 @pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    monkeypatch.setenv("HOME", str(scratch))
+def river(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
     monkeypatch.setattr(docker, "FIRST_S", 0.3)
     monkeypatch.setattr(docker, "SIGN_S", 0.5)
     monkeypatch.setattr(docker, "LOOK_S", 0.05)
-    return made
+    return river
 
 
 @pytest.fixture

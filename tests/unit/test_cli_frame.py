@@ -24,14 +24,6 @@ from hakuriver.cli.root import cli
 from hakuriver.tomltext import toml
 
 
-@pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    monkeypatch.setenv("HOME", str(scratch))
-    return made
-
-
 def commands(group: click.Group, path: str = "hakuriver") -> Iterator[tuple[str, click.Command]]:
     """Every command, groups included."""
     yield path, group

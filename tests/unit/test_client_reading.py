@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,13 +23,6 @@ from hakuriver.spool.access import Share
 A = "16999999990001111234"
 B = "17000000000002221234"
 C = "17000000000003335678"
-
-
-@pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    return made
 
 
 @pytest.fixture

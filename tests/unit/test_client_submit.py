@@ -24,13 +24,6 @@ from hakuriver.host import checking
 from hakuriver.records import RunRequest, task_count
 
 
-@pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    return made
-
-
 class Host:
     """Answers what comes to the door, as the test says."""
 

@@ -6,7 +6,6 @@ import io
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,13 +20,6 @@ from hakuriver.waiting import Waiter
 
 A = "16999999990001111234"
 B = "17000000000002221234"
-
-
-@pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    return made
 
 
 def then(*steps: Callable[[], object]) -> Callable[[Waiter], None]:

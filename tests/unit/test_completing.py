@@ -36,21 +36,18 @@ def unhurried() -> Iterator[None]:
 
 
 @pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    monkeypatch.setenv("HOME", str(scratch))
-    made.recent(
+def river(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
+    river.recent(
         job_row(FAILED, state="failed", counts={"failed": 1}),
         job_row(RUNNING, state="running", counts={"running": 1}),
         job_row(OLD, state="pending", counts={"pending": 1}),
     )
-    made.put(
+    river.put(
         layout.ENVIRONMENTS_INDEX,
         json.dumps({"containers": [{"environment": "torch", "state": "running"}],
                     "packages": [{"environment": "base", "name": "base-1792345679"}]}),
     )  # fmt: skip
-    return made
+    return river
 
 
 @pytest.fixture(autouse=True)

@@ -18,15 +18,6 @@ from hakuriver.cli.hakurun import _Telling
 from hakuriver.hakurun.running import Tally
 from hakuriver.hakurun.targets import Run
 
-
-@pytest.fixture
-def river(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    made = RiverFiles(scratch / "river")
-    monkeypatch.setenv("HAKURIVER_SHARED_DIR", str(made.root))
-    monkeypatch.setenv("HOME", str(scratch))
-    return made
-
-
 # -- usage
 
 
