@@ -195,6 +195,9 @@ def test_a_start_waits_for_the_share_and_then_takes_its_time(watched: tuple[Stop
     assert not {"READY=1", "WATCHDOG=1"} & set(listener.heard)
 
 
+FULL = ShareError("write", "x", OSError(errno.ENOSPC, "full"))
+
+
 def extensions(listener: Listener) -> int:
     return sum(line.startswith("EXTEND") for line in listener.told())
 
@@ -210,9 +213,11 @@ def test_a_start_that_hangs_or_loses_the_share_gets_no_more_time(watched: tuple[
         stop.answered()
         eventually(lambda: extensions(listener) > before)
     stop.bad_round(ShareAway("/mnt/share"))
-    time.sleep(0.05)  # one may be under way
+    fed = listener.told().count("WATCHDOG=1")
+    stop.bad_round(FULL)  # what it feeds tells that a look has begun since then: none from before is under way
+    eventually(lambda: listener.told().count("WATCHDOG=1") > fed)
     before = extensions(listener)
-    time.sleep(0.2)
+    time.sleep(0.2)  # nothing may come, however long
     assert extensions(listener) == before
 
 
@@ -221,6 +226,7 @@ def test_a_long_round_in_which_the_share_answers_is_a_good_one(
 ) -> None:
     stop, listener = watched
     monkeypatch.setattr(daemons, "LONG_S", 0.02)
+    monkeypatch.setattr(daemons, "HANGING_S", 0.4)
     disk = LocalDisk(str(scratch), stop.answered)
 
     def fed_by(call: Callable[[], object]) -> int:
@@ -232,7 +238,8 @@ def test_a_long_round_in_which_the_share_answers_is_a_good_one(
         return listener.told().count("WATCHDOG=1") - before
 
     with stop.at_work():
-        assert fed_by(lambda: disk.list("")) > 2
+        # A sign in 10 ms at most: the round is longer than HANGING_S by then.
+        eventually(lambda: (disk.list(""), listener.told().count("WATCHDOG=1"))[1] > 50, every_s=0.001)
         assert not any("has not answered" in line for line in listener.heard)
         telling = threading.Thread(target=lambda: told.append(fed_by(lambda: disk.list(""))))
         told: list[int] = []
@@ -247,7 +254,7 @@ def test_a_long_round_in_which_the_share_answers_is_a_good_one(
 def test_a_share_that_is_full_has_answered(watched: tuple[Stop, Listener]) -> None:
     stop, listener = watched
     stop.found = True
-    stop.bad_round(ShareError("write", "x", OSError(errno.ENOSPC, "full")))
+    stop.bad_round(FULL)
     eventually(lambda: "WATCHDOG=1" in listener.told())
     assert stop.found and "READY=1" not in listener.heard
 
