@@ -507,7 +507,10 @@ def as_user(home: str) -> None:
 def before_the_end(base: str) -> None:
     """Leave one that runs on a disk that stays; its owner must be known again."""
     bench = Bench("lasting", base=base)
-    order = bench.begin("sh", "-c", "echo here; sleep 1000")
+    order = bench.order("sh", "-c", "echo here; sleep 1000")
+    Path(order["out"]).unlink(missing_ok=True)  # of the life before: output is appended
+    bench.engine.make(order)
+    bench.engine.start(order)
     wait_for(lambda: text_of(order["out"]) == "here\n", "output")
     (bench.base / "owner").write_text(order["owner"])
 
