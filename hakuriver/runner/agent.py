@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from hakuriver.keeper.client import KeeperLost, KeeperUnavailable
 from hakuriver.records import Load
-from hakuriver.runner import baton
+from hakuriver.runner import baton, installed
 from hakuriver.runner.baton import Gone, NodeTaken, Superseded
 from hakuriver.runner.executors import Place
 from hakuriver.runner.heart import LATE
@@ -182,7 +182,7 @@ def place(node: str, settings: Settings, machine: Machine) -> Place:
         gpus={gpu.index: gpu.uuid for gpu in machine.gpus},
         docker_socket=settings.docker.socket, docker_user=settings.docker.user,
         runner_user=settings.environment.runner_user, runner_home=_home(settings.environment.runner_user),
-        numactl=machine.engines.get("numactl", ""),
+        numactl=machine.engines.get("numactl", ""), programs=installed.programs(),
     )  # fmt: skip
 
 

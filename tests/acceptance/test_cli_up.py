@@ -56,6 +56,10 @@ class Up:
             [COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
         )
 
+    def out(self, task: str) -> str:
+        """What a task wrote to its standard output."""
+        return (self.root / "task_outputs" / f"{task}.out").read_text()
+
     def cores(self) -> list[str]:
         """Cores held of those there are, node by node, as the index tells some seconds later."""
         return [line.split()[2] for line in self.hakuriver("node", "list").stdout.splitlines()[1:]]

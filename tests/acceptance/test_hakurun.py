@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import SCRATCH, eventually
 from test_cli_up import COMMAND, PATIENCE_S, Up, up_of
+
+from hakuriver.runner.executors.process import PATH
 
 BIN = Path(COMMAND).parent
 #: Each call leaves a file of its own with its arguments.
@@ -74,9 +77,10 @@ def test_a_failed_combination_is_the_tasks_own(cluster: Up) -> None:
 def test_functions_and_modules_as_tasks(cluster: Up, records: Path) -> None:
     (records.parent / "sweeping.py").write_text(FUNCTION)
     (records.parent / "module.py").write_text("import sys, sweeping; sweeping.record(*sys.argv[1:])")
-    path = ["--env", f"PATH={BIN}:/usr/bin:/bin", "--workdir", str(records.parent)]
-    for target in ("sweeping:record", "module"):
-        ran = hakurun(cluster, "--submit", "--wait", *path, "--", target, "span:{1..2}", "span:[x]", cwd=records.parent)
+    path = ["--env", f"PATH={BIN}:/usr/bin:/bin"]  # a module runs in the python3 of the tasks, not in hakurun's
+    for target, options in (("sweeping:record", []), ("module", path)):
+        line = ["--submit", "--wait", "--workdir", str(records.parent), *options, "--", target]
+        ran = hakurun(cluster, *line, "span:{1..2}", "span:[x]", cwd=records.parent)
         assert ran.returncode == 0, ran.stderr
     found = sorted(file.read_text() for file in records.iterdir())
     assert found == ["('1', 'x')", "('2', 'x')", "(1, 'x')", "(2, 'x')"]
@@ -89,6 +93,27 @@ def test_in_a_task_it_uses_the_cores_of_the_task(cluster: Up) -> None:
     told = (cluster.root / "task_errors" / f"{ran.stdout.strip()}.err").read_text()
     assert told.startswith("hakurun: 9 runs, 3 at a time\n")
     assert told.endswith("hakurun: 9 of 9 runs succeeded\n")
+
+
+def test_tasks_find_it_and_hakuriver_behind_what_the_system_has(cluster: Up) -> None:
+    """A runner in a virtual environment: its programs are found, its Python hides no other."""
+    words = ["hakurun", "--parallel", "sh", "-c", "echo $0", "span:{1..9}"]
+    ran = cluster.hakuriver("submit", "--cores", "3", "--wait", "--", *words)
+    assert ran.returncode == 0
+    told = (cluster.root / "task_errors" / f"{ran.stdout.strip()}.err").read_text()
+    assert told.startswith("hakurun: 9 runs, 3 at a time\n")
+
+    script = "echo $PATH; command -v python3; command -v hakuriver; hakurun --dry-run echo 'span:{1..2}'"
+    ran = cluster.hakuriver("submit", "--wait", "--", "sh", "-c", script)
+    assert cluster.out(ran.stdout.strip()).splitlines() == [
+        f"{PATH}:{BIN}", shutil.which("python3", path=f"{PATH}:{BIN}"), str(BIN / "hakuriver"), "echo 1", "echo 2",
+    ]  # fmt: skip
+
+
+def test_a_path_of_the_jobs_own_is_all_that_it_has(cluster: Up) -> None:
+    ran = cluster.hakuriver("submit", "--wait", "--env", "PATH=/usr/bin:/bin", "--", "sh", "-c", "echo $PATH; hakurun")
+    assert ran.returncode == 127
+    assert cluster.out(ran.stdout.strip()) == "/usr/bin:/bin\n"
 
 
 def test_a_sweep_of_submissions_is_so_many_jobs(cluster: Up) -> None:

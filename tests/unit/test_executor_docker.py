@@ -19,6 +19,7 @@ JOB = "20250101000000000001"
 PLACE = Place(
     "n1", "/mnt/river", "/var/tmp/river", "/root", "root", 7.0,
     numa={0: (0, 1), 1: (2, 3)}, gpus={0: "GPU-a", 1: "GPU-b", 3: "GPU-d"}, docker_socket="/run/d.sock",
+    programs="/opt/hakuriver/bin",  # which are not in the image
 )  # fmt: skip
 
 

@@ -55,6 +55,20 @@ def test_the_user_that_the_node_names() -> None:
     assert (planned.spec["env"]["HOME"], planned.spec["env"]["USER"]) == ("/home/river", "river")
 
 
+@pytest.mark.parametrize("executor", ["systemd", "process"])
+@pytest.mark.parametrize(
+    ("env", "path"),
+    [
+        ({}, "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/hakuriver/bin"),
+        ({"PATH": "/srv/bin"}, "/srv/bin"),
+    ],
+)
+def test_programs_of_the_runner_come_last(executor: str, env: dict[str, str], path: str) -> None:
+    made = Start(job=JOB, uid=0, spec=JobSpec(command=["x"], env=env), executor=executor, tasks=[])
+    place = PLACE._replace(programs="/opt/hakuriver/bin")
+    assert EXECUTORS[executor](made, [StartRow(None, 1, 0, False)], place).spec["env"]["PATH"] == path
+
+
 def test_tasks_may_be_bound_to_different_numa_nodes() -> None:
     planned = start(StartRow(0, 1, 0, True, numa=0), StartRow(1, 3, 5, True, numa=1), StartRow(2, 1, 6, False))
     assert [task["settings"]["numa"] for task in planned.tasks] == [0, 1, None]

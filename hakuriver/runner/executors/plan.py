@@ -33,6 +33,7 @@ class Place(NamedTuple):
     runner_user: str = ""  #: of systemd tasks; empty: as `user`, who runs the runner
     runner_home: str = ""
     numactl: str = ""  #: path of the program; empty: there is none
+    programs: str = ""  #: directory of hakurun and hakuriver; empty: there is none
 
 
 class Planned(NamedTuple):
