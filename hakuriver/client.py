@@ -82,7 +82,7 @@ class Refused(HakuRiverError):
 
     def __init__(self, receipt: Receipt) -> None:
         self.receipt = receipt
-        super().__init__("refused: " + "; ".join(str(p) for p in receipt.errors) or "the host gave no reason")
+        super().__init__("refused: " + ("; ".join(str(p) for p in receipt.errors) or "the host gave no reason"))
 
 
 class Submission(NamedTuple):

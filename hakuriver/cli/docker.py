@@ -23,7 +23,7 @@ from hakuriver.cli.common import (
 )
 from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import is_terminal, table, terminal_width, when
-from hakuriver.cli.task_control import answer_json, tell
+from hakuriver.cli.task_control import report
 from hakuriver.client import Answer
 from hakuriver.errors import Invalid
 from hakuriver.spool import layout
@@ -221,9 +221,7 @@ def _ask(
     except KeyboardInterrupt:
         note(f"the request goes on; its answer will be {river.path(layout.receipt(answer.request))}")
         return 130
-    if as_json:
-        out_json({"requests": [answer_json(kind, answer)]})
-    return tell(river, kind, answer, as_json, no_receipt)
+    return report(river, kind, [answer], as_json, no_receipt)
 
 
 def _await(river: Share, request: str, timeout: float | None) -> Answer:
@@ -241,8 +239,6 @@ def _await(river: Share, request: str, timeout: float | None) -> Answer:
             if receipt or now >= end or now - moved > wait:
                 break
             bar.show(_progress(river, request) if bar.wanted else None)
-    if receipt and receipt.outcome == "refused":
-        raise client.Refused(receipt)
     return Answer(request, receipt, alive and time.monotonic() - moved <= wait)
 
 

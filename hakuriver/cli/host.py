@@ -15,12 +15,11 @@ from hakuriver.cli.common import (
     daemon_config_option,
     json_option,
     note,
-    out_json,
     share,
     timeout_option,
 )
 from hakuriver.cli.frame import Command, LazyGroup
-from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
+from hakuriver.cli.task_control import PATIENCE, ask, report
 
 
 @click.group(
@@ -87,10 +86,7 @@ def reindex(timeout: float, as_json: bool) -> int:
 
 def _ask(kind: str, timeout: float, as_json: bool, **more: Any) -> int:
     river = share()
-    answer = ask(river, kind, [], timeout, **more)
-    if as_json:
-        out_json({"requests": [answer_json(kind, answer)]})
-    return tell(river, kind, answer, as_json, no_receipt=False)
+    return report(river, kind, [ask(river, kind, [], timeout, **more)], as_json)
 
 
 if __name__ == "__main__":  # as the units of earlier versions start it

@@ -13,7 +13,7 @@ from hakuriver.cli import hardware
 from hakuriver.cli.common import clean, config_option, json_option, note, out, out_json, share, timeout_option
 from hakuriver.cli.frame import Command
 from hakuriver.cli.tables import is_terminal, pairs, rounded, table, terminal_width, when
-from hakuriver.cli.task_control import PATIENCE, answer_json, ask, tell
+from hakuriver.cli.task_control import PATIENCE, ask, report
 from hakuriver.errors import Invalid, NotFound
 from hakuriver.ids import task_name
 from hakuriver.spool import layout
@@ -230,7 +230,4 @@ def _ask(kind: str, name: str, timeout: float, as_json: bool) -> int:
     if not layout.NODE_NAME.fullmatch(name):
         raise Invalid("NODE", name, "no node can have that name; `hakuriver node list` shows them")
     river = share()
-    answer = ask(river, kind, [], timeout, node=name)
-    if as_json:
-        out_json({"requests": [answer_json(kind, answer)]})
-    return tell(river, kind, answer, as_json, no_receipt=False)
+    return report(river, kind, [ask(river, kind, [], timeout, node=name)], as_json)

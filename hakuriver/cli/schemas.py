@@ -32,7 +32,9 @@ class SubmitOutput(Output):
     tasks: str | None = Field(description="its tasks in short, as ID-[0-199]; null with --from")
     count: int | None = Field(description="how many; null if not known yet")
     outcome: str = Field(description="accepted, refused, or waiting for a host")
-    receipt: dict[str, Any] | None = Field(description="`hakuriver schema receipt`; null if there is none yet")
+    receipt: dict[str, Any] | None = Field(
+        description="`hakuriver schema receipt`; why it was refused stands in its errors; null if there is none yet"
+    )
     outcomes: list[OutcomeOutput] | None = Field(description="with --wait")
 
 
@@ -189,9 +191,12 @@ class RequestOutput(Output):
 
     request: str
     kind: str
-    outcome: str = Field(description="done, accepted, or waiting for a host")
+    outcome: str = Field(description="done, accepted, refused, or waiting for a host")
     answers: list[TaskAnswerOutput]
     text: str
+    receipt: dict[str, Any] | None = Field(
+        description="`hakuriver schema receipt`; why it was refused stands in its errors; null if there is none yet"
+    )
 
 
 class ControlOutput(Output):

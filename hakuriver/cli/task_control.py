@@ -119,7 +119,7 @@ def control(
     timeout: float,
     **more: Any,
 ) -> int:
-    """Ask, and tell the answer. `more`: see `client.request`."""
+    """Ask, and report the answer. `more`: see `client.request`."""
     river = share()
     names = [name for target in chosen(river, ids, all_jobs, mine) for name in target.tasks()]
     if not names:
@@ -128,24 +128,22 @@ def control(
         ask(river, kind, names[at : at + client.TARGETS_MAX], None if no_receipt else timeout, **more)
         for at in range(0, len(names), client.TARGETS_MAX)
     ]
-    if as_json:
-        out_json({"requests": [answer_json(kind, answer) for answer in answers]})
-    return max((tell(river, kind, answer, as_json, no_receipt) for answer in answers), default=0)
+    return report(river, kind, answers, as_json, no_receipt)
 
 
 def ask(river: Share, kind: str, targets: list[str], timeout: float | None, **more: Any) -> Answer:
-    """Make the request; wait while a host lives, for so many seconds (None: not at all)."""
+    """Make the request; wait while a host lives, for so many seconds (None: not at all). A refusal is an answer."""
     first = 0.0 if timeout is None else min(SIGN_S, timeout)
-    answer = client.request(kind, targets, shared_dir=river.root, timeout=first, **more)
+    try:
+        answer = client.request(kind, targets, shared_dir=river.root, timeout=first, **more)
+    except client.Refused as refusal:
+        return Answer(refusal.receipt.request, refusal.receipt)
     if answer.receipt is None and answer.host_alive:
         for line in absent(river, kind, targets):
             note(line)
     if answer.receipt or not answer.host_alive or timeout is None or timeout <= first:
         return answer
-    receipt, alive = client.await_receipt(river, answer.request, timeout - first)
-    if receipt and receipt.outcome == "refused":
-        raise client.Refused(receipt)
-    return Answer(answer.request, receipt, alive)
+    return Answer(answer.request, *client.await_receipt(river, answer.request, timeout - first))
 
 
 def absent(river: Share, kind: str, targets: list[str]) -> list[str]:
@@ -172,7 +170,14 @@ def _tasks_of(river: Share, name: str) -> list[reading.Task]:
     return [task for task in tasks if k is None or task.k == k]
 
 
-def answer_json(kind: str, answer: Answer) -> dict[str, Any]:
+def report(river: Share, kind: str, answers: list[Answer], as_json: bool, no_receipt: bool = False) -> int:
+    """Print what came of requests of one kind; return the exit status. `no_receipt`: none was waited for."""
+    if as_json:
+        out_json({"requests": [_row(kind, answer) for answer in answers]})
+    return max((_tell(river, kind, answer, as_json, no_receipt) for answer in answers), default=0)
+
+
+def _row(kind: str, answer: Answer) -> dict[str, Any]:
     """As `--json` shows it: `hakuriver schema control`."""
     receipt = answer.receipt
     return {
@@ -181,16 +186,20 @@ def answer_json(kind: str, answer: Answer) -> dict[str, Any]:
         "outcome": receipt.outcome if receipt else "waiting",
         "answers": [each._asdict() for each in receipt.answers] if receipt else [],
         "text": receipt.text if receipt else "",
+        "receipt": receipt.raw if receipt else None,
     }
 
 
-def tell(river: Share, kind: str, answer: Answer, as_json: bool, no_receipt: bool) -> int:
+def _tell(river: Share, kind: str, answer: Answer, as_json: bool, no_receipt: bool) -> int:
     """Say what came of it; return the exit status."""
     if answer.receipt is None:
         if no_receipt:
             return 0
         note(no_answer(river, f"the request ({kind}) waits", answer.host_alive))
         return EXIT_UNKNOWN
+    if answer.receipt.outcome == "refused":
+        note(clean(client.Refused(answer.receipt)))
+        return EXIT_REFUSED
     for each in answer.receipt.answers:
         if not as_json:
             (out if each.ok else note)(f"{each.task} {clean(each.outcome)}")

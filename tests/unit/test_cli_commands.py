@@ -519,11 +519,66 @@ def test_housekeeping(river: RiverFiles, hakuriver: Hakuriver, answering: Callab
     assert valid(hakuriver("host", "reindex", "--json"), "control")["requests"][0]["outcome"] == "done"
 
 
-def test_a_refused_control(hakuriver: Hakuriver, answering: Callable[[dict[str, Any]], None]) -> None:
-    answering({**refusal(), "kind": "drain"})
-    ran = hakuriver("node", "drain", "n1")
-    assert (ran.status, ran.out) == (1, "")
-    assert "the largest has 8" in ran.err
+#: Every request but those of environments, which have their own.
+REQUESTS = {
+    "kill": ["task", "kill", A], "pause": ["task", "pause", A], "resume": ["task", "resume", A],
+    "requeue": ["task", "requeue", A], "drain": ["node", "drain", "n1"], "undrain": ["node", "resume", "n1"],
+    "forget": ["node", "forget", "n1"], "gc": ["host", "gc"], "reindex": ["host", "reindex"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_refused_request(hakuriver: Hakuriver, answering: Callable[[dict[str, Any]], None], kind: str) -> None:
+    answering({**refusal(), "kind": kind})
+    said = "hakuriver: refused: cores = 99: no node has so many: the largest has 8 (ask for 8)\n"
+    assert hakuriver(*REQUESTS[kind]) == (1, "", said)
+    ran = hakuriver(*REQUESTS[kind], "--json")
+    assert (ran.status, ran.err) == (1, said)
+    (request,) = valid(ran, "control")["requests"]
+    assert (request["kind"], request["outcome"], request["answers"]) == (kind, "refused", [])
+    jsonschema.validate(request["receipt"], json_schema("receipt"))
+    assert request["receipt"]["errors"][0]["remedy"] == "ask for 8"
+
+
+def test_a_request_that_is_refused_after_a_while(
+    river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, looks = client.await_receipt, list[str]()
+
+    def at_the_second_look(share: Any, request: str, timeout: float) -> Any:
+        looks.append(request)
+        if len(looks) == 1:
+            return None, True
+        river.receipt(request, **refusal())
+        return real(share, request, timeout)
+
+    monkeypatch.setattr(client, "await_receipt", at_the_second_look)
+    ran = hakuriver("node", "drain", "n1", "--json")
+    assert (ran.status, valid(ran, "control")["requests"][0]["outcome"]) == (1, "refused")
+    assert len(looks) == 2
+
+
+def test_of_many_targets_some_may_be_refused(
+    river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came of the first request is told, and the third is made, though the second was refused."""
+    receipts = iter([answered("kill", (A, True, "killed")), refusal(), answered("kill", (B, False, "completed"))])
+    real = client.await_receipt
+
+    def in_turn(share: Any, request: str, timeout: float) -> Any:
+        river.receipt(request, **next(receipts))
+        return real(share, request, timeout)
+
+    monkeypatch.setattr(client, "await_receipt", in_turn)
+    monkeypatch.setattr(client, "TARGETS_MAX", 1)
+    ran = hakuriver("task", "kill", A, A[:-1] + "9", B, "--json")
+    assert ran.status == 1
+    assert [each["outcome"] for each in valid(ran, "control")["requests"]] == ["done", "refused", "done"]
+
+
+def test_a_refusal_without_a_reason(hakuriver: Hakuriver, answering: Callable[[dict[str, Any]], None]) -> None:
+    answering({"outcome": "refused"})
+    assert hakuriver("node", "drain", "n1").err == "hakuriver: refused: the host gave no reason\n"
 
 
 # -- schemas

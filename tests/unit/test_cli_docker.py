@@ -124,6 +124,17 @@ def test_refused_is_said_with_the_remedy(river: RiverFiles, hakuriver: Hakuriver
     assert ran == (1, "", "hakuriver: refused: environment = my-env: there is none (make it)\n")
 
 
+def test_refused_is_told_as_json_as_well(river: RiverFiles, hakuriver: Hakuriver) -> None:
+    why = {"field": "environment", "value": "my-env", "message": "there is none", "remedy": "make it"}
+    with Host(river, outcome="refused", text="", errors=[why]):
+        ran = hakuriver("docker", "create-tar", "my-env", "--json")
+    assert (ran.status, ran.err) == (1, "hakuriver: refused: environment = my-env: there is none (make it)\n")
+    told = json.loads(ran.out)
+    jsonschema.validate(told, json_schema("control"))
+    (request,) = told["requests"]
+    assert (request["kind"], request["outcome"], request["receipt"]["errors"]) == ("create-tar", "refused", [why])
+
+
 def test_it_waits_as_long_as_a_host_is_at_work(river: RiverFiles, hakuriver: Hakuriver) -> None:
     with Host(river, steps=12):  # longer than a host may be silent
         assert hakuriver("docker", "create-tar", "my-env") == (0, "it is done\n", "")
