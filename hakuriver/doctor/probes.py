@@ -359,6 +359,7 @@ QUICK: dict[str, Probe] = {
     "share.write": document,
     "share.names": names,
     "share.rename": rename_race(RACED_QUICKLY),
+    "share.user": service_user,
 }
 #: What `hakuriver doctor` tries.
 FULL: dict[str, Probe] = {

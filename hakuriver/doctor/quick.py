@@ -13,7 +13,7 @@ from hakuriver.spool.files import Disk, LocalDisk, ShareError
 
 
 def quick(root: str, disk: Disk | None = None) -> list[Finding]:
-    """How the share is mounted, and whether its files, names and renames are as the promises need them.
+    """How the share is mounted, whether its files, names and renames are as the promises need them, and whose it is.
 
     `disk`: of that root, in place of the real one. What cannot be tried (the share is away, full) is a warning.
     """
@@ -40,7 +40,10 @@ def _tried(bench: Bench) -> list[Finding]:
 
 
 def refuse_broken(root: str, log: logging.Logger, disk: Disk | None = None) -> None:
-    """Log what is worth a warning. Raises Refused where the promises cannot hold: seen twice, not for a moment."""
+    """Log what is worth a warning. Raises Refused where the promises cannot hold: seen twice, not for a moment.
+
+    And where this daemon is not the river's user, as one that root has started by mistake.
+    """
     found = quick(root, disk)
     if of_status(found, BROKEN):
         again = quick(root, disk)
@@ -49,19 +52,8 @@ def refuse_broken(root: str, log: logging.Logger, disk: Disk | None = None) -> N
     for finding in of_status(found, WARNING):
         log.warning("%s: %s: %s; %s", root, finding.value, finding.meaning, finding.remedy)
     for finding in of_status(found, BROKEN):
-        raise Refused(f"{root} cannot be worked on: {finding.value}: {finding.meaning}; {finding.remedy}")
-
-
-def refuse_stranger(root: str) -> None:
-    """Raises Refused for a daemon that is not the river's user, as one that root has started by mistake."""
-    disk = LocalDisk(root)
-    try:
-        with site.opened(disk, new_job_id()) as at:
-            found = probes.service_user(Bench(disk, at))
-    except ShareError:
-        return  # away or full: that is told by who needs it
-    for finding in of_status(found, BROKEN):
-        raise Refused(f"{root} is another user's: {finding.value}: {finding.meaning}; {finding.remedy}")
+        what = "is another user's" if finding.check == "share.user" else "cannot be worked on"
+        raise Refused(f"{root} {what}: {finding.value}: {finding.meaning}; {finding.remedy}")
 
 
 def refuse_state(path: str) -> None:

@@ -13,7 +13,7 @@ import time
 
 from hakuriver import daemons, memory
 from hakuriver.daemons import RETRY_S, Saying, Stop, boottime
-from hakuriver.doctor.quick import refuse_broken, refuse_state, refuse_stranger
+from hakuriver.doctor.quick import refuse_broken, refuse_state
 from hakuriver.host.environments import Environments
 from hakuriver.host.leader import Host, NotYet, Superseded
 from hakuriver.host.telling import Telling
@@ -63,7 +63,6 @@ class Ticking:
             return 0
         with self._stop.at_work():
             refuse_broken(self._disk.root, log)
-            refuse_stranger(self._disk.root)
         refuse_state(self._settings.paths.state_dir)
         host_id, _lock = self._identity(river)
         telling = Telling(self._disk, self._settings, river.cluster_id)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from hakuriver import daemons, memory
 from hakuriver.daemons import RETRY_S, Refused, Saying, Stop, boottime
-from hakuriver.doctor.quick import refuse_broken, refuse_state, refuse_stranger
+from hakuriver.doctor.quick import refuse_broken, refuse_state
 from hakuriver.keeper.client import KeeperClient
 from hakuriver.runner.agent import Gone, KeeperLost, KeeperUnavailable, NodeTaken, Runner, Superseded
 from hakuriver.runner.images import Images
@@ -75,7 +75,6 @@ class Ticking:
             return 0
         with self._stop.at_work():
             refuse_broken(self._disk.root, log)
-            refuse_stranger(self._disk.root)
         refuse_state(self._settings.paths.state_dir)
         paths = self._settings.paths
         home = os.path.join(paths.state_dir, river.cluster_id, "nodes", self._settings.node.name)

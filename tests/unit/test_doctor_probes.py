@@ -22,7 +22,7 @@ from hakuriver.doctor import machine, mounts, probes, rivalry, site
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding, of_status
 from hakuriver.doctor.mounts import Mount
 from hakuriver.doctor.probes import Bench
-from hakuriver.doctor.quick import quick, refuse_broken, refuse_stranger
+from hakuriver.doctor.quick import quick, refuse_broken
 from hakuriver.doctor.rival import NoRival, Rival
 from hakuriver.host import daemon as host_daemon
 from hakuriver.runner import daemon as runner_daemon
@@ -72,7 +72,7 @@ def test_the_quick_part_leaves_nothing_behind(river: RiverFiles) -> None:
     before = sorted(path.name for path in river.root.rglob("*"))
     found = quick(str(river.root))
     assert not of_status(found, BROKEN)
-    assert {"share.write", "share.names", "share.rename"} <= {f.check for f in found}
+    assert {"share.write", "share.names", "share.rename", "share.user"} <= {f.check for f in found}
     assert sorted(path.name for path in river.root.rglob("*")) == before
 
 
@@ -299,7 +299,8 @@ def test_what_root_makes_anew_is_the_river_users(river: RiverFiles, caplog: pyte
     for path in (river.root, *river.root.rglob("*")):
         os.chown(path, 12345, 12346)
     (river.root / layout.DOCTOR).rmdir()
-    refuse_broken(str(river.root), log)
+    with pytest.raises(Refused, match="another user's"):
+        refuse_broken(str(river.root), log)
     made = (river.root / layout.DOCTOR).stat()
     assert (made.st_uid, made.st_gid) == (12345, 12346)
 
@@ -479,6 +480,29 @@ def test_daemons_refuse_the_river_of_another_user(river: RiverFiles, scratch: Pa
 
 
 def test_who_made_the_river_may_work_on_it(river: RiverFiles) -> None:
-    refuse_stranger(str(river.root))
-    (river.root / layout.SENTINEL).unlink()
-    refuse_stranger(str(river.root))  # nothing to say of what is no river
+    refuse_broken(str(river.root), log)
+    assert [f.status for f in quick(str(river.root)) if f.check == "share.user"] == [OK]
+
+
+def test_of_what_is_no_river_there_is_no_user(scratch: Path) -> None:
+    disk = site.BareDisk(str(scratch))
+    with site.opened(disk, RUN) as at:
+        assert probes.service_user(Bench(disk, at)) == []
+
+
+@pytest.mark.parametrize("daemon", [host_daemon, runner_daemon])
+def test_a_start_makes_one_directory_of_the_doctors(
+    river: RiverFiles, scratch: Path, daemon: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, real = list[str](), LocalDisk.mkdir
+
+    def noted(disk: LocalDisk, path: str) -> None:
+        made.append(path)
+        real(disk, path)
+
+    monkeypatch.setattr(LocalDisk, "mkdir", noted)
+    monkeypatch.setattr(mounts, "of", lambda path: on("nfs4" if path.startswith(str(scratch)) else "ext4"))
+    settings = parse({"paths": {"state_dir": str(scratch / "home")}}, "test", str(river.root))
+    with pytest.raises(Refused, match="nfs4"):  # which is seen next
+        daemon.Ticking(settings, Stop()).run()
+    assert len([path for path in made if path.count("/") == 1 and path.startswith(f"{layout.DOCTOR}/")]) == 1
