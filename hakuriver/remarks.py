@@ -8,6 +8,8 @@ import shutil
 from typing import Any
 
 from hakuriver.config import DEAD_KEYS, RELAY_KEYS
+from hakuriver.doctor import machine
+from hakuriver.doctor.findings import BROKEN, of_status
 from hakuriver.errors import ShareProblem
 from hakuriver.faults import Fault
 from hakuriver.settings import Settings
@@ -47,7 +49,7 @@ def not_here(settings: Settings) -> list[Fault]:
     paths = settings.paths
     found = [
         ("paths.shared_dir", paths.shared_dir, _about_share(paths.shared_dir)),
-        ("paths.state_dir", paths.state_dir, _about_directory(paths.state_dir)),
+        ("paths.state_dir", paths.state_dir, _about_state(paths.state_dir)),
         ("paths.local_temp_dir", paths.local_temp_dir, _about_directory(paths.local_temp_dir)),
         ("paths.numactl_path", paths.numactl_path, _about_program(paths.numactl_path)),
         ("paths.host_log_file", paths.host_log_file, _about_file(paths.host_log_file)),
@@ -70,11 +72,14 @@ def _about_share(path: str) -> str:
     return ""
 
 
+def _about_state(path: str) -> str:
+    """Why daemons refuse to start with it."""
+    return "; ".join(finding.text for finding in of_status(machine.state(path), BROKEN))
+
+
 def _about_directory(path: str) -> str:
     """It is made when it is needed."""
-    there = path
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
+    there = machine.existing(path)
     if not os.path.isdir(there):
         return f"{there} is no directory: name another place"
     if not os.access(there, os.W_OK | os.X_OK):

@@ -28,6 +28,11 @@ class Finding(NamedTuple):
         return self.check.partition(".")[0]
 
     @property
+    def text(self) -> str:
+        """All that is to be said of what is not well, on one line."""
+        return f"{self.value}: {self.meaning}; {self.remedy}"
+
+    @property
     def name(self) -> str:
         """Which of that kind."""
         return self.check.partition(".")[2]

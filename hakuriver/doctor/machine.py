@@ -37,7 +37,7 @@ def examine(node: str, state_dir: str) -> list[Finding]:
         Finding("machine.node", OK, f"{node}: hakuriver {__version__}, Python {platform.python_version()}, "
                 f"Linux {platform.release()}"),
         *state(state_dir),
-        *judge_room("machine", os.statvfs(existing(state_dir))),
+        *room(state_dir),
         clock(),
         *(tool(each) for each in TOOLS),
     ]  # fmt: skip
@@ -49,6 +49,9 @@ def examine(node: str, state_dir: str) -> list[Finding]:
 def state(path: str) -> list[Finding]:
     """Whether local state can lie there; the directory may not be there yet."""
     there = existing(path)
+    if not os.path.isdir(there):
+        return [Finding("machine.state", BROKEN, f"{there} is no directory", "host and runner cannot start",
+                        "name another place in paths.state_dir")]  # fmt: skip
     found = judge_state(path, mounts.of(there))
     if not os.access(there, os.W_OK | os.X_OK):
         found.append(Finding("machine.state", BROKEN, f"{there} may not be written", "host and runner cannot start",
@@ -56,9 +59,16 @@ def state(path: str) -> list[Finding]:
     return found
 
 
+def room(path: str) -> list[Finding]:
+    """How much is left where local state is to lie; nothing where it cannot."""
+    there = existing(path)
+    return judge_room("machine", os.statvfs(there)) if os.path.isdir(there) else []
+
+
 def existing(path: str) -> str:
-    """The path, or the nearest directory above it that is there."""
-    while not os.path.isdir(path) and path != os.path.dirname(path):
+    """What is there of a path, whole: itself, or the nearest above it. What is no directory stands in the way."""
+    path = os.path.abspath(path)
+    while not os.path.lexists(path):
         path = os.path.dirname(path)
     return path
 

@@ -50,13 +50,13 @@ def refuse_broken(root: str, log: logging.Logger, disk: Disk | None = None) -> N
         seen = {finding.check for finding in of_status(again, BROKEN)}
         found = [f for f in found if f.status != BROKEN or f.check in seen]
     for finding in of_status(found, WARNING):
-        log.warning("%s: %s: %s; %s", root, finding.value, finding.meaning, finding.remedy)
+        log.warning("%s: %s", root, finding.text)
     for finding in of_status(found, BROKEN):
         what = "is another user's" if finding.check == "share.user" else "cannot be worked on"
-        raise Refused(f"{root} {what}: {finding.value}: {finding.meaning}; {finding.remedy}")
+        raise Refused(f"{root} {what}: {finding.text}")
 
 
 def refuse_state(path: str) -> None:
     """Raises Refused where local state cannot lie: on a network filesystem, as a home may be, or where none is made."""
     for finding in of_status(machine.state(path), BROKEN):
-        raise Refused(f"paths.state_dir: {finding.value}: {finding.meaning}; {finding.remedy}")
+        raise Refused(f"paths.state_dir: {finding.text}")

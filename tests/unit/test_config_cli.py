@@ -16,6 +16,10 @@ from riverfiles import RiverFiles
 from hakuriver import config
 from hakuriver.cli import making, run
 from hakuriver.cli.schema import json_schema
+from hakuriver.daemons import Refused
+from hakuriver.doctor import mounts
+from hakuriver.doctor.mounts import Mount
+from hakuriver.doctor.quick import refuse_state
 from hakuriver.settings import Settings, parse, settings_rows
 from hakuriver.tomltext import toml, toml_size, toml_time
 
@@ -361,6 +365,36 @@ def test_what_will_not_work_here_is_a_note(home: Path, capsys: pytest.CaptureFix
     assert "there is no such user here" in notes["environment.runner_user"]
     assert f"there is no directory {home}/none" in notes["paths.runner_log_file"]
     assert [each["text"] for each in told["notes"] if "write the whole path" in each["text"]]
+
+
+def test_a_state_directory_that_daemons_refuse_is_a_note(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {str(home / "disk"): "ext4", str(home): "nfs4"}
+    monkeypatch.setattr(mounts, "of", lambda path: Mount("/", kinds[path], "x", {}))
+    path = write(home / "c.toml", f'[paths]\nstate_dir = "{home}/state"\n')
+    status, told = check(capsys, path)
+    notes = {each["key"]: each for each in told["notes"]}
+    assert (status, told["good"]) == (0, True)
+    assert notes["paths.state_dir"]["value"] == f'"{home}/state"'
+    assert notes["paths.state_dir"]["text"].startswith(f"{home}/state on nfs4: ")
+    assert "name a directory of this machine's own disk in paths.state_dir" in notes["paths.state_dir"]["text"]
+    with pytest.raises(Refused) as refused:
+        refuse_state(f"{home}/state")
+    assert str(refused.value) == f"paths.state_dir: {notes['paths.state_dir']['text']}"
+    (home / "disk").mkdir()
+    path = write(home / "c.toml", f'[paths]\nstate_dir = "{home}/disk/state"\n')
+    assert "paths.state_dir" not in {each["key"] for each in check(capsys, path)[1]["notes"]}
+
+
+def test_a_relative_state_directory_is_looked_for_from_here(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    path = write(home / "c.toml", '[paths]\nstate_dir = "state"\nlocal_temp_dir = "a/b"\n')
+    status, told = check(capsys, path)
+    assert status == 0
+    assert [each["key"] for each in told["notes"] if "write the whole path" not in each["text"]] == ["paths.shared_dir"]
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import eventually
 
 from hakuriver import daemons
-from hakuriver.daemons import Saying, Stop
+from hakuriver.daemons import Refused, Saying, Stop
 from hakuriver.spool.files import ShareAway, ShareError
 from hakuriver.spool.pace import PART, QUICK_S, Pace
 
@@ -97,3 +98,9 @@ def test_the_pause_grows_with_the_time_for_which_nothing_happens() -> None:
     assert pace.pause_s(5000.0) == 1.0
     pace.note(True, 5000.0)
     assert pace.pause_s(5000.1) == QUICK_S
+
+
+def test_an_identity_that_cannot_be_kept(scratch: Path) -> None:
+    (scratch / "file").touch()
+    with pytest.raises(Refused, match=r"local state cannot be kept in .*: Not a directory; name a directory"):
+        daemons.identity(str(scratch / "file/state"), "id", 16, "taken")

@@ -391,6 +391,27 @@ def test_this_machine(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (scratch / "not").exists()
 
 
+@pytest.mark.parametrize("where", ["file", "file/state", "link", "link/state"])
+def test_what_is_no_directory_stands_in_the_way_of_local_state(scratch: Path, where: str) -> None:
+    (scratch / "file").touch()
+    (scratch / "link").symlink_to(scratch / "nothing")
+    found = {f.name: f for f in machine.examine("n1", str(scratch / where))}
+    assert found["state"].status == BROKEN
+    assert found["state"].value == f"{scratch}/{where.partition('/')[0]} is no directory"
+    assert "space" not in found
+
+
+def test_what_is_there_of_a_path(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scratch)
+    (scratch / "directory").mkdir()
+    (scratch / "link").symlink_to("directory")
+    found = {path: machine.existing(path) for path in ("directory", "link", "link/a/b", "a/b", "/no such", "/")}
+    assert found == {
+        "directory": f"{scratch}/directory", "link": f"{scratch}/link", "link/a/b": f"{scratch}/link",
+        "a/b": str(scratch), "/no such": "/", "/": "/",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("in_step", "status"), [(True, OK), (False, NOTE), (None, NOTE)])
 def test_the_clock(in_step: bool | None, status: str) -> None:
     assert machine.judge_clock(in_step).status == status
@@ -454,7 +475,7 @@ def test_daemons_refuse_a_place_where_no_state_can_be_kept(
 ) -> None:
     (scratch / "file").touch()
     settings = parse({"paths": {"state_dir": str(scratch / "file/state")}}, "test", str(river.root))
-    with pytest.raises(Refused, match=r"local state cannot be kept in .*: Not a directory; name a directory"):
+    with pytest.raises(Refused, match=r"paths\.state_dir: .*/file is no directory: .*; name another place"):
         daemon.Ticking(settings, Stop()).run()
 
 
