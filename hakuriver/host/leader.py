@@ -23,7 +23,7 @@ from hakuriver.host.packages import Packages
 from hakuriver.host.recovery import left_over, recover
 from hakuriver.host.requests import Order
 from hakuriver.host.shares import Shares, limit_of
-from hakuriver.host.snapshots import Snapshots
+from hakuriver.host.snapshots import Requeued, Snapshots
 from hakuriver.host.state import Change
 from hakuriver.ids import task_name
 from hakuriver.offers import River
@@ -140,7 +140,8 @@ class Host:
         self.collected: list[str] = []  #: jobs deleted, for whoever tells
         again = self.door.find_taken(answered)
         taken_again = sending.Removals([f"{layout.TAKEN}/{name}" for name in again])
-        self.effects = [*sending.redo(self.state, last, self._containers), taken_again]
+        shown = self._shown_first(last.changes if last else [])
+        self.effects = [*shown, *sending.redo(self.state, last, self._containers), taken_again]
         #: Nodes with work that they may not have claimed: they are to echo the new term.
         self._ungreeted = {node.name for node in self.state.nodes.values() if node.documents or node.unacknowledged}
         if self.engine is not None:
@@ -400,6 +401,7 @@ class Host:
         assert self._uncommitted is not None
         self.journal.commit(self._uncommitted)
         size, self._uncommitted = len(self._uncommitted), None
+        self.effects += self._shown_first(self.changes)
         self.effects += sending.effects(
             self.state, self.changes, self.journal.baton.term, self.journal.baton.seq, self._containers
         )
@@ -407,6 +409,11 @@ class Host:
         self.snapshots.grown(size)
         self.snapshots.committed(self.journal.baton.seq)
         self._perform()
+
+    def _shown_first(self, changes: list[Change]) -> list[sending.Effect]:
+        """Snapshots that must be there before the receipts: who waits for a requeued task must not see its last end."""
+        requeued = [change[1] for change in changes if change[0] == "requeue"]
+        return [Requeued(self.snapshots, requeued)] if requeued else []
 
     def _checkpoint(self, idle: bool) -> None:
         """Commit a checkpoint if one is due: an entry of its own, of a state that is committed as a whole."""

@@ -10,7 +10,7 @@ import errno
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hakuriver.host.jobs import ONLY, Job
 from hakuriver.host.state import Change, State
@@ -114,7 +114,11 @@ class Forgetting(NamedTuple):
                 disk.remove(bell.path)
 
 
-Effect = Receipts | Document | Repeated | Removals | Forgetting
+class Effect(Protocol):
+    """What a committed entry causes outside; done twice it is as if it were done once."""
+
+    def perform(self, disk: Disk, lock: Lock, /) -> None:
+        """Do it. Raises ShareError: it is done again, whole, and comes before all that follows."""
 
 
 class Containers(NamedTuple):

@@ -1,17 +1,18 @@
 """Snapshots of jobs, and checkpoints of all the rest.
 
-A snapshot serves readers: a finished job's at once, small changed ones every 2 s, a large one when its journal
-has grown by its size. A checkpoint serves recovery: it is written into the next journal entry once the
-snapshots that it names are durable, and stands for everything before that entry. What it makes needless,
-older entries and older snapshots, is removed when that entry is committed, and not before.
+A snapshot serves readers: a finished job's at once, a requeued job's before the answer to who asked for it, small
+changed ones every 2 s, a large one when its journal has grown by its size. A checkpoint serves recovery: it is written
+into the next journal entry once the snapshots that it names are durable, and stands for everything before that entry.
+What it makes needless, older entries and older snapshots, is removed when that entry is committed, and not before.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from hakuriver.host.jobs import Job
 from hakuriver.host.journal import Journal
+from hakuriver.host.sending import Lock
 from hakuriver.host.state import State
 from hakuriver.spool import files, layout
 from hakuriver.spool.files import Disk
@@ -24,6 +25,17 @@ CHECKPOINT_IDLE_S = 60.0  #: seconds after which one is due if there are any ent
 WRITE_MOST, WRITE_MOST_BUSY = 500, 100  #: snapshots of jobs that are not over, in an idle tick and in another
 WRITE_PART = 20  #: of a backlog at least one in so many, so that it ends however busy the host is
 BYTES_PER_JOB = 80  #: that a job adds to a checkpoint
+
+
+class Requeued(NamedTuple):
+    """An effect of a committed entry: whoever reads that a job is requeued finds it no longer over."""
+
+    snapshots: Snapshots
+    jobs: list[str]
+
+    def perform(self, _disk: Disk, _lock: Lock) -> None:
+        """Write the snapshots, where they are not written yet."""
+        self.snapshots.write_now(self.jobs)
 
 
 class Snapshots:
@@ -62,6 +74,12 @@ class Snapshots:
         for job in due:
             del self._state.touched[job.id]
         return written
+
+    def write_now(self, jobs: list[str]) -> None:
+        """Write those of some jobs; the state must be committed as it is."""
+        for job in jobs:
+            if job in self._state.jobs:
+                self._write_one(self._state.jobs[job])
 
     def _due(self, now: float, most: int) -> list[Job]:
         finished: list[Job] = []

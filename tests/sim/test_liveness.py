@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from hakuriver.host.hearing import EventReader
 from hakuriver.host.leader import Superseded
 from hakuriver.records import HOLDING
-from sim.actors import RunnerActor
+from sim.actors import Actor, RunnerActor
+from sim.disk import Point
 from sim.keeper import Run
 from sim.oracle import judge
 from sim.world import TIMING, World
@@ -370,6 +372,33 @@ def test_requeue_runs_a_finished_job_once_more(river: River) -> None:
     river.until(job, "completed")
     assert (river.row(job)[2], river.row(job)[4]) == (3, 0)
     river.judge(reruns=True)
+
+
+def test_a_requeue_survives_the_host_at_every_operation(scratch: Path) -> None:
+    """Also whose receipt was told: the snapshot that shows it comes first (see Watch)."""
+    tried = next(at for at in itertools.count(1) if not _died_before_the_end(River(scratch), at))
+    assert tried > 10
+
+
+def _died_before_the_end(river: River, at: int) -> bool:
+    """Requeue a job that has failed, with the host dying at its operation `at` from there, and judge."""
+    job = river.submit("0.1", "1,0")
+    assert river.world.run(river.world.done, 60.0)
+    river.world.run(None, 3.0)
+    died: list[float] = []
+
+    def restart(dead: Actor) -> None:
+        died.append(river.world.t)
+        river.world.after(1.0, dead.start)
+
+    river.world.on_crash = restart
+    river.world.host.crash_at(Point(at, "before"))
+    river.world.drop("again.json", {"request": "requeue", "targets": [job]})
+    assert river.world.run(lambda: len(river.runs(job)) == 2 and river.world.done(), 60.0), river.world.story()
+    river.until(job, "completed")
+    over = river.world.t
+    river.judge(reruns=True)
+    return bool(died) and died[0] <= over
 
 
 def test_a_drained_node_finishes_what_it_has_and_can_be_told_to_kill(river: River) -> None:

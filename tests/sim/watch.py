@@ -22,6 +22,7 @@ class Watch:
         self.receipts: dict[str, dict[str, Any]] = {}  #: request id -> receipt
         self.jobs: dict[str, dict[str, Any]] = {}  #: newest snapshot of each
         self.wrong: list[str] = []
+        self._rescanning = False
         self._endings: dict[tuple[str, int | None, int], tuple[int, list[Any]]] = {}
 
     def name(self, owner: str, path: str, file: File) -> None:
@@ -39,6 +40,14 @@ class Watch:
         known = self.receipts.setdefault(request, receipt)
         if known != receipt:
             self.wrong.append(f"request {request} was answered twice: {known} and {receipt}")
+        if receipt["kind"] == "requeue" and not self._rescanning:
+            self._shown(receipt)
+
+    def _shown(self, receipt: dict[str, Any]) -> None:
+        """Whoever reads this answer, and then the job, must not find it over."""
+        for answer in receipt["answers"]:
+            if answer["ok"] and self.jobs[answer["task"][:20]]["finished_at"] is not None:
+                self.wrong.append(f"{answer['task']} was told as requeued while its job was shown as over")
 
     def _snapshot(self, data: bytes) -> None:
         found = json.loads(data)
@@ -73,12 +82,14 @@ class Watch:
         """After a power cut: what stands there now."""
         self.receipts.clear()
         self.jobs.clear()
+        self._rescanning = True
         for path in self._share.tree():
             if leaf(path)[0] != "." and not path.endswith(".tmp"):
                 try:
                     self.name("", path, self._share.find(path))
                 except ValueError:
                     pass  # torn by the power cut
+        self._rescanning = False
 
     # -- whether all is over
 
