@@ -1,4 +1,13 @@
-"""Pages in Markdown, as far as tests look at them: blocks, code in lines, links, headings."""
+"""Pages in Markdown, as far as tests look at them: blocks, code in lines, links, headings.
+
+What stands behind the backticks of a block decides what tests do with it, and nothing else does:
+
+    ```sh                        is run, with all others of the page, in one shell from top to bottom
+    ```sh daemon                 is run, and goes on in the background (pages that begin with FRESH)
+    ```sh needs=docker,internet  is run where a stage has all that; elsewhere it is read: its commands and options exist
+    ```sh example                is read (pages that are made from the code)
+    ```python                    is run with the sh blocks; ```toml, json, json any, ini and text are looked at
+"""
 
 from __future__ import annotations
 
@@ -11,9 +20,22 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 #: A page whose `sh daemon` blocks make the cluster begins so.
 FRESH = "<!-- test: fresh -->"
-#: What a test machine may lack.
-NEEDS = frozenset({"root", "docker", "systemd", "gpu", "numa", "share", "machines", "internet", "terminal", "desktop"})
+#: What a block may need that a test machine may lack.
+NEEDS = {
+    "desktop": "somebody who looks at it, and ends it",
+    "docker": "Docker engines, of the host and of the nodes",
+    "gpu": "an NVIDIA GPU",
+    "internet": "images and packages that others have made",
+    "machines": "several machines",
+    "numa": "several NUMA nodes, or programs that bind to them",
+    "root": "root, and a machine that may be changed",
+    "share": "a shared filesystem on which there is no river yet",
+    "sources": "the directory of the sources, to build in it or to test them",
+    "systemd": "systemd as process 1",
+    "terminal": "somebody who types into it",
+}
 
+_NEEDS = re.compile(r"^sh needs=(\S+)$")
 _FENCE = re.compile(r"(?P<indent> *)(?P<mark>```+|~~~+) *(?P<info>.*?) *$")
 _ITEM = re.compile(r" *([-*+]|\d+[.)]) +")
 _CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)", re.DOTALL)
@@ -35,9 +57,13 @@ class Block(NamedTuple):
         return self.info.partition(" ")[0]
 
     @property
-    def runs(self) -> bool:
-        """Whether it is run in a test."""
-        return self.info in ("sh", "sh daemon", "python")
+    def needs(self) -> frozenset[str]:
+        """What it needs that a test machine may lack."""
+        return frozenset(word for found in _NEEDS.findall(self.info) for word in found.split(","))
+
+    def runs(self, has: frozenset[str] = frozenset()) -> bool:
+        """Whether it is run where there is all that."""
+        return self.info in ("sh", "sh daemon", "python") or (bool(self.needs) and self.needs <= has)
 
 
 class Place(NamedTuple):
@@ -126,6 +152,28 @@ class Page:
         content = [line.removeprefix(fence["indent"]) for line in self.lines[number + 1 : end]]
         self.blocks.append(Block(number + 2, fence["info"], "\n".join(content) + "\n"))
         return end + 1
+
+
+class Stage(NamedTuple):
+    """A test that runs pages."""
+
+    test: str  #: its file
+    has: frozenset[str]  #: what it has of NEEDS
+
+    def takes(self, page: Page) -> bool:
+        """Whether it runs that page: what it can of it, if some of that needs what it has. Fresh pages have nothing."""
+        if not self.has:
+            return any(block.runs() for block in page.blocks)
+        return not page.fresh and any(block.needs and block.runs(self.has) for block in page.blocks)
+
+    def runs(self, page: Page, block: Block) -> bool:
+        """Whether it runs that block."""
+        return self.takes(page) and block.runs(self.has)
+
+
+PLAIN = Stage("tests/acceptance/test_documents_run.py", frozenset())
+DOCKER = Stage("tests/engines/test_documents_docker.py", frozenset({"docker", "internet", "terminal"}))
+STAGES = (PLAIN, DOCKER)
 
 
 def slug_of(heading: str) -> str:

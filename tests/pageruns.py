@@ -17,7 +17,11 @@ from documents import Block, Page
 from processes import alive, processes
 
 #: What pages write in place of where the share is.
-SHARE = re.compile(r"/mnt/river(?![\w-])")
+SHARE = "/mnt/river"
+#: What pages write in place of the newest package of an environment.
+PACKAGE = re.compile(r"\b([a-z0-9][a-z0-9-]*)-1792345679\b")
+#: A shell in an environment, with what its reader types there: what its comment says, behind a colon if there is one.
+TYPED = re.compile(r"(hakuriver docker-shell \S+)(?: +#(?:.*: )?(.+))?")
 #: How long a page may take, and a daemon to end after TERM: seconds.
 PAGE_S, END_S = 150.0, 20.0
 BIN = Path(sys.executable).parent
@@ -43,14 +47,26 @@ begin_daemon() {
         { echo "@@ failed: $1"; exit 1; }
     cp -n -- "$PAGE_WORK"/* "$share/shared_data/"
 }
+newest_package() {
+    ls "$PAGE_SHARE/hakuriver-containers" | grep -xE "$1-[0-9]+[.]json" | sort -V | tail -n 1 | sed 's/[.]json$//'
+}
+on_terminal() {
+    eval "$PAGE_PYTHON $PAGE_ON_TERMINAL" '"$@"' || { echo "@@ failed: ${*:2}"; exit 1; }
+}
 """
 
 
 class Site:
     """What a reader has: a home, a working directory, a share, our programs on PATH."""
 
-    def __init__(self, directory: Path, share: Path, configuration: str | None = None) -> None:
-        self.directory, self.share = directory, share
+    def __init__(
+        self, directory: Path, share: Path, configuration: str | None = None, has: frozenset[str] = frozenset()
+    ) -> None:
+        """`has`: what it has of what blocks may need."""
+        self.directory, self.share, self.has = directory, share, has
+        #: What pages write in place of where something is, and where it is.
+        self.places = {SHARE: share}
+        self.variables: dict[str, str] = {}  #: more of them for the shell
         self.home, self.work, self.logs = directory / "home", directory / "work", directory / "logs"
         for made in (self.home, self.work, self.logs):
             made.mkdir(parents=True)
@@ -65,15 +81,29 @@ class Site:
         kept = {key: os.environ[key] for key in ("LANG", "PYTHONPATH") if key in os.environ}
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         own = {"HOME": str(self.home), "PATH": path, "TERM": "dumb", "USER": "reader"}
-        until_up = shlex.quote(str(Path(__file__).with_name("until_up.py")))
-        page = {"PAGE_LOGS": str(self.logs), "PAGE_WORK": str(self.work), "PAGE_PYTHON": shlex.quote(sys.executable)}
-        return {**kept, **own, **page, "PAGE_UNTIL_UP": until_up}
+        page = {
+            "PAGE_LOGS": str(self.logs), "PAGE_WORK": str(self.work), "PAGE_SHARE": str(self.share),
+            "PAGE_PYTHON": shlex.quote(sys.executable), "PAGE_UNTIL_UP": _beside("until_up.py"),
+            "PAGE_ON_TERMINAL": _beside("on_terminal.py"),
+        }  # fmt: skip
+        return {**kept, **own, **page, **self.variables}
+
+    def placed(self, text: str) -> str:
+        """What a page writes, with the places as they are here."""
+        for written, place in self.places.items():
+            text = str(place).join(re.split(rf"(?<![\w:]){re.escape(written)}(?![\w-])", text))
+        return text
 
 
-def put_examples(directory: Path) -> None:
+def _beside(name: str) -> str:
+    return shlex.quote(str(Path(__file__).with_name(name)))
+
+
+def put_examples(directory: Path, examples: dict[str, str] = EXAMPLES) -> None:
     """Write the files that pages speak of."""
-    for name, text in EXAMPLES.items():
+    for name, text in examples.items():
         path = directory / name
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         path.chmod(0o755 if text.startswith("#!") else 0o644)
 
@@ -89,21 +119,21 @@ class Failure(NamedTuple):
         return f"{self.place}: {self.what}\n{self.output}"
 
 
-def run_page(page: Page, site: Site) -> Failure | None:
-    """Run a page. Its daemons have been stopped afterwards."""
+def run_page(page: Page, site: Site, patience_s: float = PAGE_S) -> Failure | None:
+    """Run what the site has the needs for. The page's daemons have been stopped afterwards."""
     log = site.logs / "page.log"
-    (site.logs / "page.sh").write_text(script_of(page, str(site.share)))
+    (site.logs / "page.sh").write_text(script_of(page, site))
     with log.open("wb") as out:
         shell = subprocess.Popen(
             ["bash", str(site.logs / "page.sh")], cwd=site.work, env=site.environment(), stdin=subprocess.DEVNULL,
             stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
     try:
-        status = shell.wait(PAGE_S)
+        status = shell.wait(patience_s)
     except subprocess.TimeoutExpired:
         os.killpg(shell.pid, signal.SIGKILL)
         shell.wait()
-        return _failure(page, log, f"it did not end within {PAGE_S:.0f} s", site)
+        return _failure(page, log, f"it did not end within {patience_s:.0f} s", site)
     else:
         text = log.read_text(errors="replace")
         if status or not text.endswith("@@ end\n"):
@@ -114,14 +144,14 @@ def run_page(page: Page, site: Site) -> Failure | None:
         _clear(site)
 
 
-def script_of(page: Page, share: str) -> str:
-    """All blocks of a page as one script, with marks that tell whose output it is."""
+def script_of(page: Page, site: Site) -> str:
+    """All blocks of a page that run there as one script, with marks that tell whose output it is."""
     lines, number = [_HEAD], 0
     for block in page.blocks:
-        if not block.runs:
+        if not block.runs(site.has):
             continue
         lines.append(f"echo {shlex.quote(f'@@ {page.name}:{block.line}')}")
-        text = SHARE.sub(lambda _: share, block.text)
+        text = PACKAGE.sub(r"$(newest_package \1)", site.placed(block.text))
         if block.info == "sh daemon":
             for command in filter(None, (line.partition(" #")[0].strip() for line in text.splitlines())):
                 number += 1
@@ -139,11 +169,16 @@ def _statements(block: Block, text: str) -> Iterator[str]:
     """The lines. bash -e lets `! command` pass whatever it does: what is to fail must fail."""
     expected = False
     for line in text.splitlines():
-        yield line
+        yield _on_terminal(line) if "terminal" in block.needs else line
         expected = expected or line.startswith("! ")
         if expected and not line.endswith("\\"):
             yield "[ $? = 0 ] || { echo '@@ failed: what should fail did not'; exit 1; }"
             expected = False
+
+
+def _on_terminal(line: str) -> str:
+    shell = TYPED.fullmatch(line)
+    return f"on_terminal {shlex.quote(shell[2] or 'exit')} {shell[1]}" if shell else line
 
 
 def _failure(page: Page, log: Path, what: str, site: Site) -> Failure:

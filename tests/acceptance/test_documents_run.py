@@ -21,7 +21,7 @@ from pageruns import EXAMPLES, Site, left_of, put_examples, run_page
 from hakuriver import reading
 from hakuriver.spool.access import Share
 
-PAGES = {page.name: page for page in documents.pages() if any(block.runs for block in page.blocks)}
+PAGES = {page.name: page for page in documents.pages() if documents.PLAIN.takes(page)}
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -96,6 +96,39 @@ def test_blocks_share_a_shell_a_home_a_directory_and_a_river(site: Site) -> None
     assert failure is None, str(failure)
 
 
+def test_blocks_that_need_something_run_where_that_is(site: Site) -> None:
+    site.has = frozenset({"docker", "terminal"})
+    site.places["/scratch"] = site.directory / "scratch"
+    shell = site.work / "hakuriver"
+    shell.write_text('#!/bin/sh\n[ -t 0 ] && printf "# " && read -r typed && echo "$2: $typed" >>typed\n')
+    shell.chmod(0o755)
+    for package in ("my-env-99", "my-env-100", "my-env-too-200"):
+        (site.share / f"hakuriver-containers/{package}.json").touch()
+    terminal = "hakuriver docker-shell a\nhakuriver docker-shell b   # there: make; exit"
+    page = page_of(
+        site.directory,
+        "```sh\nexport PATH=$PWD:$PATH\n```\n"
+        f"```sh needs=docker,terminal\n{terminal}\n```\n```sh needs=docker,gpu\nexit 3\n```\n"
+        "```sh needs=docker\n"
+        "[ \"$(cat typed)\" = $'a: exit\\nb: make; exit' ]\n"
+        "[ my-env-1792345679 = my-env-100 ]\n"
+        f"[ --mount=/scratch:/scratch = --mount={site.places['/scratch']}:/scratch ]\n```\n",
+    )
+    failure = run_page(page, site)
+    for file in site.share.glob("hakuriver-containers/my-env-*"):
+        file.unlink()
+    assert failure is None, str(failure)
+
+
+def test_a_command_that_fails_on_a_terminal_is_told(site: Site) -> None:
+    site.has = frozenset({"terminal"})
+    block = "```sh needs=terminal\nhakuriver docker-shell No-Environment\n```\n"
+    failure = run_page(page_of(site.directory, block), site)
+    assert failure is not None
+    assert failure.what == "`hakuriver docker-shell No-Environment` ended with 1"
+    assert "no environment can have that name" in failure.output
+
+
 @pytest.mark.parametrize(
     ("last", "told"),
     [
@@ -117,9 +150,8 @@ def test_a_command_that_fails_is_told_with_its_place(site: Site, last: str, told
     assert "before" not in failure.output
 
 
-def test_a_page_that_does_not_end_is_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pageruns.PAGE_S", 2.0)
-    failure = run_page(page_of(site.directory, blocks("true", "sleep 1000")), site)
+def test_a_page_that_does_not_end_is_ended(site: Site) -> None:
+    failure = run_page(page_of(site.directory, blocks("true", "sleep 1000")), site, patience_s=2.0)
     assert failure is not None
     assert "it did not end within 2 s" in failure.what
     assert failure.place.endswith(":10")

@@ -180,12 +180,13 @@ class DockerRiver(Cluster):
             clear(engine)
 
 
-def clear(engine: Dockerd) -> None:
-    """Remove all containers and images."""
+def clear(engine: Dockerd, but: str = "") -> None:
+    """Remove all containers and images, but for that image."""
     for name in engine.containers():
         engine.client.remove_container(name, force=True)
     for row in engine.client.images():
-        engine.client.remove_image(row["Id"], force=True)
+        if but not in (row["RepoTags"] or ()):
+            engine.client.remove_image(row["Id"], force=True)
 
 
 def attendants(machine: Machine) -> list[int]:

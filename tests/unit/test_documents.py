@@ -1,6 +1,6 @@
 """README and docs/ keep what they say: links lead somewhere, commands and options exist, examples are valid.
 
-The blocks that a test machine can run are run by tests/acceptance/test_documents_run.py.
+Blocks are run by the stages of documents.py, each those of which it has the needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import commandlines
 import documents
 import pytest
 from commandtree import entries, options
-from documents import NEEDS, ROOT, Block, Page
+from documents import NEEDS, ROOT, STAGES, Block, Page
 from pydantic import ValidationError
 from reference import GENERATED
 
@@ -96,8 +96,8 @@ def _bad_info(page: Page, block: Block) -> str | None:
         return None if page.fresh else f"`sh daemon` is for pages that begin with {documents.FRESH}"
     if block.info == "sh example":
         return None if page.lines[0] == GENERATED else "`sh example` is for generated pages: sh blocks are run"
-    if len(words) == 2 and words[0] == "sh" and words[1].startswith("needs="):
-        unknown = set(words[1].removeprefix("needs=").split(",")) - NEEDS
+    if len(words) == 2 and block.needs:
+        unknown = block.needs - NEEDS.keys()
         return f"needs={', '.join(sorted(unknown))} is none of {', '.join(sorted(NEEDS))}" if unknown else None
     return f"```{block.info} is no kind of block that is known here"
 
@@ -116,6 +116,30 @@ def _bad_text(page: Page, block: Block) -> str | None:
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_in_form(name: str) -> None:
     assert list(bad_form(PAGES[name])) == []
+
+
+# -- stages
+
+
+def test_every_block_is_run_or_needs_what_no_stage_has() -> None:
+    nowhere = []
+    for page in PAGES.values():
+        for block in (block for block in page.blocks if block.runs(block.needs)):
+            stages = [stage.test for stage in STAGES if stage.runs(page, block)]
+            print(f"{page.name}:{block.line}  {block.info}  ->  {', '.join(stages) or 'read'}")
+            if not stages and any(block.runs(stage.has) for stage in STAGES):
+                nowhere.append(f"{page.name}:{block.line}: {block.info}")
+    assert nowhere == []
+
+
+def test_every_stage_is_there_and_has_pages() -> None:
+    assert [stage.test for stage in STAGES if not (ROOT / stage.test).is_file()] == []
+    assert [stage.test for stage in STAGES if not any(map(stage.takes, PAGES.values()))] == []
+
+
+def test_every_need_is_somebody_s() -> None:
+    assert {need for page in PAGES.values() for block in page.blocks for need in block.needs} == NEEDS.keys()
+    assert {need for stage in STAGES for need in stage.has} <= NEEDS.keys()
 
 
 # -- commands
