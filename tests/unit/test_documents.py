@@ -1,6 +1,7 @@
 """README and docs/ keep what they say: links lead somewhere, commands and options exist, examples are valid.
 
-The blocks that a test machine can run are run by tests/acceptance/test_documents_run.py.
+The blocks that a test machine can run are run by tests/acceptance/test_documents_run.py; those that need systemd or
+root by tests/engines/test_documents_systemd.py.
 """
 
 from __future__ import annotations
