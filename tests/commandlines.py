@@ -58,6 +58,8 @@ def _simple(words: list[str]) -> Iterator[Use]:
         return
     for number, word in enumerate(words):
         directory, _, name = word.rpartition("/")
+        if number and words[number - 1] == "-u":
+            continue  # a user of that name, whom sudo is to run the next word as
         if is_ours(name) and directory.rpartition("/")[2] in ("", "bin"):
             yield read(name, words[number + 1 :])
             return

@@ -173,7 +173,8 @@ class Stage(NamedTuple):
 
 PLAIN = Stage("tests/acceptance/test_documents_run.py", frozenset())
 DOCKER = Stage("tests/engines/test_documents_docker.py", frozenset({"docker", "internet", "terminal"}))
-STAGES = (PLAIN, DOCKER)
+SYSTEMD = Stage("tests/engines/test_documents_systemd.py", frozenset({"systemd", "root", "share", "terminal"}))
+STAGES = (PLAIN, DOCKER, SYSTEMD)
 
 
 def slug_of(heading: str) -> str:

@@ -8,12 +8,7 @@ and the packages that pages install, which hold nothing but their version.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib.metadata
-import os
 import shutil
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -21,6 +16,7 @@ from pathlib import Path
 from lab.base import run
 from lab.dockerd import Dockerd
 from lab.trees import tree
+from lab.wheels import wheels_of_hakuriver
 
 #: Packages of a name and a version: the true ones are large, and no page calls more than their version.
 HOLLOW = {"numpy": "2.1.3", "scipy": "1.14.1", "pandas": "2.2.3"}
@@ -35,13 +31,12 @@ SETTINGS = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore",
 }  # fmt: skip
 PIP = "#!/usr/bin/python3\nimport sys\n\nfrom pip._internal.cli.main import main\n\nsys.exit(main())\n"
-FETCHING_S = 300.0
 
 
 def add_python(engine: Dockerd, name: str, cache: Path) -> None:
     """Make the image in an engine; `cache` keeps Debian and wheels, which pip fetches, for later. Raises LabError."""
     debian = tree(cache)
-    wheels = _wheels(cache.resolve(), (debian / "usr/bin/python3").resolve().name.removeprefix("python"))
+    wheels = wheels_of_hakuriver(cache, (debian / "usr/bin/python3").resolve().name.removeprefix("python"))
     with tempfile.TemporaryDirectory(dir=cache, prefix="image") as made:
         more, tarball = Path(made, "more"), Path(made, "image.tar")
         _add_pip(more, wheels)
@@ -77,19 +72,3 @@ def _add_hollow(directory: Path, name: str, version: str) -> None:
         wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{about}/RECORD", f"{name}.py,,\n" + "".join(f"{about}/{f},,\n" for f in ("METADATA", "WHEEL")))
-
-
-def _wheels(cache: Path, python: str) -> Path:
-    """Those of pip itself, of what builds HakuRiver, and of what it needs, for that version of Python, as 3.11."""
-    needed = [row for row in importlib.metadata.requires("hakuriver") or () if "extra ==" not in row]
-    wanted = ["pip", "hatchling", *sorted(needed)]
-    made = cache / f"wheels-{python}-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:12]}"
-    with open(cache / "wheels.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # others wait until it is whole
-        if not made.exists():
-            new = made.with_name(f"{made.name}.new")
-            shutil.rmtree(new, ignore_errors=True)
-            options = ("--quiet", "--only-binary=:all:", "--python-version", python, "--dest", str(new))
-            run(sys.executable, "-m", "pip", "download", *options, *wanted, timeout=FETCHING_S)
-            os.rename(new, made)
-    return made

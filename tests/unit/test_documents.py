@@ -332,6 +332,7 @@ def test_good_form_is_let_be(scratch: Path, text: str) -> None:
         "id=$(hakuriver submit --nothing -- x)",
         'hakuriver task wait "$(hakuriver submit --nothing -- x)"',
         "true && sudo -u river hakuriver runner --nam n1",
+        "sudo -u hakuriver /opt/hakuriver/bin/hakuriver runner --nam n1",
         "! .venv/bin/hakuriver task list --state no-such-state",
         "for n in n1 n2; do hakuriver node darin $n; done",
         "hakuriver \\\n  task list --limt 3",
@@ -362,6 +363,7 @@ def test_a_command_that_does_not_exist_is_found(scratch: Path, info: str, text: 
         "echo \"$(hakuriver task list --limit 3)\" 'hakuriver $(x)'",
         "hakuriver.task list --help",
         "hakurun -h",
+        "sudo -u hakuriver /opt/hakuriver/bin/hakuriver task list",
         "useradd --home-dir /var/lib/hakuriver --shell /usr/sbin/nologin river",
     ],
 )
