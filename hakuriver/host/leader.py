@@ -117,20 +117,18 @@ class Host:
         """Start from the files; `open` is called again if something cannot be seen yet: the baton is ours then."""
         self.journal = taken
         limit = limit_of(self.settings.policy)
-        self.state, last, answered = recover(self.disk, taken, limit is not None)
+        self.state, last, answered, named = recover(self.disk, taken, limit is not None)
         self.changes: list[Change] = []
         self._uncommitted: bytes | None = None
         self.effects: list[sending.Effect] = []
         self.snapshots = Snapshots(self.disk, self.state)
-        self.snapshots.adopt(left_over(self.disk, self.state))
+        self.snapshots.adopt(left_over(self.disk, self.state), named)
         self.hearing = Hearing(self.disk, self.timing)
         self.events = EventReader(self.disk)
         self.liveness = Liveness(self.disk, self.hearing, self.timing, self.state, taken.baton.term)
         self.door = Door(self.disk, self.new_id, self.boottime)
         self.answers = answers.Answers(self)
-        self.housekeeping = Housekeeping(
-            self.disk, self.settings.retention, self.state.jobs.__contains__, self.boottime
-        )
+        self.housekeeping = Housekeeping(self.disk, self.settings.retention, self._keeps, self.boottime)
         self.ahead = Ahead()
         self.foreign = Foreign()
         docker = self.settings.docker
@@ -491,6 +489,9 @@ class Host:
         if self.housekeeping.busy:
             self._beat()  # whoever was held up in this tick for long may have been succeeded, and is to delete nothing
             self.housekeeping.go_on(SLICE_S if idle else SLICE_BUSY_S)
+
+    def _keeps(self, job: str) -> bool:
+        return job in self.state.jobs or self.snapshots.needed(job)
 
     def forget_taken(self, entry: str) -> None:
         """A request that was answered before: only its file is still there."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hakuriver.host import leader
+from hakuriver.host import leader, snapshots
 from hakuriver.spool import layout, pace
 from sim.actors import Actor
 from sim.disk import Point
@@ -24,6 +25,10 @@ PAST, RECENT = 60, 2
 ASKED = {"request": "gc", "older_than": "1d"}
 #: The job that lives on, though its id is as old as what goes.
 LIVES = f"{1_700_000_000_000 - PAST * DAY_S * 1000:013d}9999999"
+
+
+#: One that has ended.
+ENDS = f"{1_700_000_000_000 - RECENT * DAY_S * 1000:013d}8888888"
 
 
 def old_id(days: int, number: int) -> str:
@@ -157,3 +162,59 @@ def test_a_host_killed_in_a_collection(scratch: Path, how: str, then: Any) -> No
         run.world.host.crash_at(point)
         tally.add(f"host {point}", run.world, run.play())
     tally.check(f"host {how}, collecting")
+
+
+def checkpointed(world: World) -> list[str]:
+    """The snapshots that the newest checkpoint names."""
+    entries = (json.loads(world.share.find(p).content) for p in world.share.tree() if p.startswith(layout.JOURNAL))
+    found: list[str] = [entry["checkpoint"]["jobs"] for entry in entries if entry["checkpoint"]][-1]
+    return found
+
+
+def with_one_over(scratch: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> World:
+    """A world in which a job has ended that the newest checkpoint names, as one does that is written at that moment."""
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "CHECKPOINT_ENTRIES", 1)
+        patch.setattr(snapshots, "BUSY_FACTOR", 1)
+        patch.setattr(snapshots, "BYTES_PER_JOB", -snapshots.SMALL)
+        world = World(scratch, seed, nodes=1).start()
+        world.drop(f"{ENDS}.json", {"command": ["sim", "0.2", "0", ""]})
+        assert world.run(world.done, 20.0), world.story()
+    assert len(checkpointed(world)) == 1
+    assert world.share.has(layout.receipt(ENDS)), "as a host collects when it begins, and in an hour"
+    return world
+
+
+def read_anew(world: World) -> None:
+    """The host dies, and the next one begins."""
+    world.host.stop()
+    world.host.start()
+    assert world.run(lambda: world.host.host.leading, 20.0), world.host.said
+
+
+@pytest.mark.usefixtures("in_small_slices")
+def test_what_the_newest_checkpoint_names_is_not_collected(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next host reads it as it begins."""
+    world = with_one_over(scratch, monkeypatch)
+    (named,) = checkpointed(world)
+    world.drop("gc.json", ASKED)
+    assert world.run(world.done, 20.0), world.story()
+    assert checkpointed(world) == [named]
+    assert text_of(world) == "deleted 0 jobs, 0 outputs, 0 receipts"
+    read_anew(world)
+    world.drop("again.json", ASKED)
+    assert world.run(world.done, 20.0), world.story()
+    assert checkpointed(world) == [named]
+    read_anew(world)
+
+
+def test_what_a_checkpoint_has_named_goes_after_the_next(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a host that reads it hold on to a job that is over."""
+    world = with_one_over(scratch, monkeypatch)
+    read_anew(world)
+    assert list(world.host.host.state.jobs) == []
+    world.drop("reindex.json", {"request": "reindex"})
+    assert world.run(lambda: checkpointed(world) == [], 3 * snapshots.CHECKPOINT_IDLE_S), world.story()
+    world.drop("gc.json", ASKED)
+    assert world.run(lambda: not any(ENDS in path for path in world.share.tree()), 20.0), world.story()
+    read_anew(world)
