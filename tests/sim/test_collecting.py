@@ -106,6 +106,34 @@ def test_a_long_collection_holds_nobody_up(
     assert judge(world) == []
 
 
+def test_a_host_that_was_held_up_and_succeeded_deletes_nothing_more(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still in the middle of a tick that it began as the leader, right before it would go on deleting."""
+    world = World(scratch, 7, nodes=1)
+    made = leave(world, PAST, 20)
+    world.start()
+    other, host = world.second_host(), world.host
+    remove, tell, late = Slow(world, host, 0.04), world.tell, []
+
+    def noted(path: str) -> None:
+        late.extend([path] if other.host.leading else [])
+        remove(path)
+
+    def held_up(*what: Any) -> None:
+        tell(*what)
+        if len(left(world, made)) < len(made) - 5:
+            monkeypatch.setattr(host.host, "tell", tell)
+            world.hang(host, 3 * TIMING["lease"])
+
+    monkeypatch.setattr(host.disk, "remove", noted)
+    monkeypatch.setattr(other.disk, "remove", lambda path: None)  # so that there is something to delete
+    monkeypatch.setattr(host.host, "tell", held_up)
+    assert world.run(lambda: "has taken over" in host.said, 120.0), world.story()
+    assert left(world, made)
+    assert late == []
+
+
 class Collecting:
     """A job with an old id that runs, and a `gc` of all that is older than a day."""
 
