@@ -108,13 +108,13 @@ class Docker:
             with self._connections.to(order["spec"]["socket"]) as client:
                 client.start(name)
         except BaseException as error:
-            _close(stream)
+            _give_back(stream)
             if isinstance(error, Away):
                 # An engine that dies in a start may say that it was never started, though it ran.
                 raise Doubtful(str(error)) from error
             raise
         self._outputs[name] = made = self._output(order)
-        made.live(stream, lambda: _close(stream))
+        made.live(_whole(stream), lambda: _end(stream))
 
     # -- while it runs, and its end
 
@@ -184,10 +184,11 @@ class Docker:
         def log(stream: str, follow: bool, since: float | None) -> Iterator[bytes]:
             with self._connections.to(self._note(order)) as client:
                 try:
-                    yield from client.logs(
+                    entries = client.logs(
                         order["name"], stdout=stream == "stdout", stderr=stream == "stderr", stream=True,
                         follow=follow, since=since,
                     )  # fmt: skip
+                    yield from _whole(entries)
                 except NotFound:
                     return
 
@@ -348,11 +349,30 @@ def _bears(found: dict[str, Any], owners: set[str]) -> bool:
     return labels.get(KIND) == "task" and labels.get(OWNER) in owners
 
 
-def _close(stream: Any) -> None:
+def _whole(stream: Any) -> Iterator[Any]:
+    """All that a stream of docker-py brings, until its end or `_end`; then it is given back."""
+    try:
+        yield from (piece for piece in stream)
+    finally:
+        _give_back(stream)
+
+
+def _end(stream: Any) -> None:
+    """Let whoever reads it come to its end."""
     try:
         stream.close()
     except (OSError, AttributeError):
         pass  # closed by the engine already
+
+
+def _give_back(stream: Any) -> None:
+    """Close all that belongs to a stream that nobody reads any more.
+
+    docker-py closes the socket alone, and has it hold the response that holds it: left to the garbage collector they
+    are closed in any order, and since Python 3.13 that is said on stderr. Source: docker-py, issue 3345.
+    """
+    _end(stream)
+    stream._response.close()
 
 
 def _small(path: str) -> bytes:

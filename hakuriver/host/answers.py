@@ -48,7 +48,7 @@ class Answers:
         """Accept or refuse one request, or leave it for later."""
         problems = asked.refusal or self._not_allowed(asked)
         if not problems and isinstance(asked.body, ControlRequest) and self._too_early(asked, asked.body):
-            return
+            return None
         if problems:
             self._refuse(asked, problems)
         elif asked.kind == "run":
@@ -61,9 +61,12 @@ class Answers:
             self._node(asked, asked.body)
         elif isinstance(asked.body, EnvironmentRequest):
             self._order(asked, asked.body)
+        elif asked.kind == "gc":
+            return self._collect(asked, asked.body)
         else:
-            self._housekeeping(asked, asked.body)
+            self._reindex(asked)
         self._host.door.answered(asked.entry)
+        return None
 
     def _not_allowed(self, asked: Asked) -> list[dict[str, Any]] | None:
         """Whether who asked may. A river of this version is its user's own."""
@@ -268,13 +271,19 @@ class Answers:
              body.environment, body.image, asked.entry]
         )  # fmt: skip
 
-    def _housekeeping(self, asked: Asked, body: HostRequest) -> None:
-        if body.request == "reindex":
-            self._host.want_reindex = True
-            text = "the index is being rebuilt"
-        else:
-            text = self._host.collect(body.older_than)
+    def _reindex(self, asked: Asked) -> None:
+        self._host.want_reindex = True
+        self._host.decide(["receipt", self._receipt(asked, "done", text="the index is being rebuilt"), asked.entry])
+
+    def _collect(self, asked: Asked, body: HostRequest) -> None:
+        """It is answered by `collected`. Until then the request lies where it is, for the next host if need be."""
+        self._host.housekeeping.ask(self._host.now(), body.older_than, asked)
+        self._host.door.set_aside(asked.entry)
+
+    def collected(self, asked: Asked, text: str) -> None:
+        """What this request asked for is deleted."""
         self._host.decide(["receipt", self._receipt(asked, "done", text=text), asked.entry])
+        self._host.door.answered(asked.entry)
 
 
 def _once(tasks: list[list[Any]]) -> list[list[Any]]:

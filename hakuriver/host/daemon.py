@@ -138,9 +138,8 @@ class Ticking:
         if host.want_reindex:
             host.want_reindex = False
             telling.reindex()
-        if host.collected:
-            telling.forget(host.collected)
-            host.collected = []
+        if gone := host.housekeeping.gone():
+            telling.forget(gone)
 
     def _watch_directories(self) -> None:
         self._watch.add(f"{self._disk.root}/{layout.INCOMING}")

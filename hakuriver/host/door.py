@@ -8,6 +8,7 @@ parse is refused once it has not changed for SETTLE_S.
 from __future__ import annotations
 
 import functools
+import math
 import pwd
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -108,6 +109,10 @@ class Door:
         self._settling.pop(entry, None)
         self._next_try.pop(entry, None)
         self._postponed.discard(entry)
+
+    def set_aside(self, entry: str) -> None:
+        """A request is being carried out, and `answered` when that is done: it is read no more."""
+        self._next_try[entry] = math.inf
 
     def postpone(self, asked: Asked, jobs: set[str]) -> bool:
         """Leave a request that names unknown jobs for later; False if these are not to be expected any more.

@@ -14,7 +14,7 @@ from hakuriver.host.ahead import Ahead
 from hakuriver.host.door import Door
 from hakuriver.host.foreign import Foreign
 from hakuriver.host.hearing import EventReader, Hearing
-from hakuriver.host.housekeeping import Housekeeping
+from hakuriver.host.housekeeping import SLICE_BUSY_S, SLICE_S, Housekeeping
 from hakuriver.host.journal import Journal, NotYet, Superseded
 from hakuriver.host.liveness import Liveness
 from hakuriver.host.noderows import node_row
@@ -58,6 +58,8 @@ SETTLING_S = 0.05
 NUDGE_S = 10.0
 #: Seconds between two looks for what an earlier host has taken back, while nothing is unclaimed.
 SWEEP_IDLE_S = 60.0
+#: Seconds between two collections of what retention has passed.
+COLLECT_S = 3600.0
 
 
 class Host:
@@ -115,18 +117,18 @@ class Host:
         """Start from the files; `open` is called again if something cannot be seen yet: the baton is ours then."""
         self.journal = taken
         limit = limit_of(self.settings.policy)
-        self.state, last, answered = recover(self.disk, taken, limit is not None)
+        self.state, last, answered, named = recover(self.disk, taken, limit is not None)
         self.changes: list[Change] = []
         self._uncommitted: bytes | None = None
         self.effects: list[sending.Effect] = []
         self.snapshots = Snapshots(self.disk, self.state)
-        self.snapshots.adopt(left_over(self.disk, self.state))
+        self.snapshots.adopt(left_over(self.disk, self.state), named)
         self.hearing = Hearing(self.disk, self.timing)
         self.events = EventReader(self.disk)
         self.liveness = Liveness(self.disk, self.hearing, self.timing, self.state, taken.baton.term)
         self.door = Door(self.disk, self.new_id, self.boottime)
         self.answers = answers.Answers(self)
-        self.housekeeping = Housekeeping(self.disk, self.settings.retention)
+        self.housekeeping = Housekeeping(self.disk, self.settings.retention, self._keeps, self.boottime)
         self.ahead = Ahead()
         self.foreign = Foreign()
         docker = self.settings.docker
@@ -137,7 +139,6 @@ class Host:
         self._blocked: dict[Any, float] = {}
         self._told_states: dict[str, str] = {}  #: of the nodes
         self.want_reindex = False
-        self.collected: list[str] = []  #: jobs deleted, for whoever tells
         again = self.door.find_taken(answered)
         taken_again = sending.Removals([f"{layout.TAKEN}/{name}" for name in again])
         shown = self._shown_first(last.changes if last else [])
@@ -178,12 +179,14 @@ class Host:
         self._hear()
         self._observe()
         self._answer_orders()
+        self._answer_collections()
         self._plan_and_send()
         happened = self._commit()
         self._give_orders()
         self._checkpoint(not happened)
         self._keep_house(not happened)
-        return happened or self.snapshots.behind
+        self._collect(not happened)
+        return happened or self.snapshots.behind or self.housekeeping.busy
 
     def decide(self, change: Change) -> None:
         """Decide a change: it takes effect in memory now, and outside once the tick is committed."""
@@ -218,6 +221,10 @@ class Host:
             if order is not None:
                 self._note_package(order)
                 self.decide(["receipt", receipt])
+
+    def _answer_collections(self) -> None:
+        for asked, text in self.housekeeping.answers():
+            self.answers.collected(asked, text)
 
     def _note_package(self, order: Order) -> None:
         """Whoever reads that a package was made or deleted may ask for a task at once."""
@@ -460,8 +467,8 @@ class Host:
             self.tell(told, self.nodes_index(), (self.journal.baton.term, self.journal.baton.seq))
         for job, path in self.snapshots.evict().items():
             self.answers.finished.add(job, path)
-        if self._every("housekeeping", 3600.0):
-            self.collect(None)
+            self.housekeeping.ended(job)
+        if self._every("dismiss", 3600.0):
             self._dismiss()
         if self._every("sweep", self.timing.cleanup_check_interval):
             for entry in self.door.find_taken():
@@ -482,11 +489,16 @@ class Host:
         if past:
             self.decide(["dismiss", past])
 
-    def collect(self, older_than: float | None) -> str:
-        """Delete what retention has passed; say what went."""
-        gone = self.housekeeping.collect(self.now(), older_than, set(self.state.jobs))
-        self.collected += gone.jobs
-        return gone.text()
+    def _collect(self, idle: bool) -> None:
+        """Delete for a moment what retention has passed, or what somebody has asked to have deleted."""
+        if not self.housekeeping.busy and self._every("collect", COLLECT_S):
+            self.housekeeping.ask(self.now())
+        if self.housekeeping.busy:
+            self._beat()  # whoever was held up in this tick for long may have been succeeded, and is to delete nothing
+            self.housekeeping.go_on(SLICE_S if idle else SLICE_BUSY_S)
+
+    def _keeps(self, job: str) -> bool:
+        return job in self.state.jobs or self.snapshots.needed(job)
 
     def forget_taken(self, entry: str) -> None:
         """A request that was answered before: only its file is still there."""

@@ -21,6 +21,7 @@ class Recovered(NamedTuple):
     state: State  #: as of the baton
     last: Entry | None  #: the last entry: its effects may be outstanding
     answered: set[str]  #: names in host/taken/ that the entries answer: a power cut may have brought them back
+    named: set[str]  #: paths of the snapshots that its checkpoint names: the next recovery may need them too
 
 
 def recover(disk: Disk, journal: Journal, by_user: bool = False) -> Recovered:
@@ -36,7 +37,8 @@ def recover(disk: Disk, journal: Journal, by_user: bool = False) -> Recovered:
     state.answered.clear()  # their receipts stand in the same entries
     state.rebuild()
     answered = {name for entry in entries for change in entry.changes if (name := sending.taken_by(change))}
-    return Recovered(state, entries[-1] if entries else None, answered)
+    named = set((entries[0].checkpoint or {}).get("jobs", ())) if entries else set()
+    return Recovered(state, entries[-1] if entries else None, answered, named)
 
 
 def _restore(disk: Disk, state: State, entry: Entry) -> None:

@@ -8,6 +8,7 @@ What it makes needless, older entries and older snapshots, is removed when that 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from hakuriver.host.jobs import Job
@@ -54,6 +55,8 @@ class Snapshots:
         self._carried = False  #: whether the entry under way is a checkpoint
         self._before: int | None = None  #: seq of a committed checkpoint: what it made needless is being removed
         self._finished: dict[str, str] = {}  #: jobs whose last snapshot is written: its path
+        self._named: set[str] = set()  #: finished jobs that the last checkpoint names, and the one under way
+        self._naming: set[str] = set()  #: those of the one under way
 
     def grown(self, size: int) -> None:
         """An entry of `size` bytes has been committed."""
@@ -125,7 +128,10 @@ class Snapshots:
         self._entries = self._bytes = 0
         self._checkpointed = now
         self._carried = True
-        return self._document()
+        document = self._document()
+        self._naming = _jobs_done(document["jobs"])
+        self._named = self._named | self._naming
+        return document
 
     def _checkpoint_due(self, now: float, idle: bool) -> bool:
         if not self._entries:
@@ -154,6 +160,7 @@ class Snapshots:
         """Entry `seq` has been committed."""
         if self._carried:
             self._carried, self._before = False, seq
+            self._named = self._naming
 
     def clear(self, journal: Journal) -> None:
         """Remove what the last checkpoint has made needless; if that fails it goes on the next time."""
@@ -176,9 +183,16 @@ class Snapshots:
         job = self._state.jobs.get(found[0]) if found else None
         return job is not None and job.saved_path == path
 
-    def adopt(self, paths: list[str]) -> None:
-        """Snapshots that an earlier run has left."""
-        self._obsolete += paths
+    def adopt(self, left: list[str], named: Iterable[str]) -> None:
+        """Snapshots that an earlier run has left, and those that its checkpoint names."""
+        self._obsolete += left
+        self._named = _jobs_done(named)
+        for job in self._named & self._state.jobs.keys():
+            self._finished[job] = self._state.jobs[job].saved_path or ""
+
+    def needed(self, job: str) -> bool:
+        """Whether a recovery would read a snapshot in jobs/done/ of this job, however long it has been over."""
+        return job in self._named
 
     def evict(self) -> dict[str, str]:
         """Drop finished jobs from memory; those with lost tasks stay, to be corrected. Returns who went, and where."""
@@ -191,3 +205,9 @@ class Snapshots:
     def _over(self, job_id: str) -> bool:
         job = self._state.jobs.get(job_id)
         return job is not None and job.finished and not job.lost and job_id not in self._state.touched
+
+
+def _jobs_done(paths: Iterable[str]) -> set[str]:
+    """The jobs of those snapshots that lie in jobs/done/."""
+    places = (layout.parse_snapshot(path.rpartition("/")[2]) for path in paths if path.startswith(f"{layout.DONE}/"))
+    return {place[0] for place in places if place}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from daemons import PATIENCE_S, Daemon, boottime, can_mount, mount, unmount
 
 from hakuriver import client, reading
 from hakuriver.errors import ShareProblem
+from hakuriver.spool import layout
 from hakuriver.spool.access import Share
 
 
@@ -244,6 +246,46 @@ def test_a_host_that_was_succeeded_steps_down_and_has_no_effect(scratch: Path) -
         river.ask("kill", running)
         named = [job for receipt in river.receipts() for job in receipt["ids"]]
         assert sorted(named) == sorted([running, during, *after, again])
+
+
+#: What Python runs as it starts: removing an output takes as long as on a slow share.
+SLOW_REMOVALS = """
+import time
+from hakuriver.spool import files
+
+remove = files.LocalDisk.remove
+
+def slow(disk, path):
+    if path.startswith("task_outputs/"):
+        time.sleep(0.02)
+    remove(disk, path)
+
+files.LocalDisk.remove = slow
+"""
+
+
+def test_a_collection_longer_than_the_lease_costs_no_lead(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, count = scratch / "slow", int(2.5 * SHORT["lease"] / 0.02)
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(SLOW_REMOVALS)
+    with Cluster(scratch, timing=SHORT) as river:
+        for number in range(count):
+            river.path(layout.stdout_path(f"{int((time.time() - 7200) * 1000):013d}{number:07d}", None, 1)).touch()
+        monkeypatch.setenv("PYTHONPATH", str(slow))
+        first = river.start_host("m1")
+        second = river.host("m2").start()
+        monkeypatch.undo()
+        river.start_runner("n1", "m3")
+        eventually(lambda: "leads" in second.log, PATIENCE_S)
+        request, begun, jobs = river.begin("gc", older_than="1h"), boottime(), []
+        while client.read_receipt(Share(str(river.share)), request) is None:
+            jobs.append(river.submit("echo meanwhile"))
+            assert river.ended(jobs[-1]).state == "completed"
+        assert boottime() - begun > 2 * SHORT["lease"]
+        assert river.receipt(request).text == f"deleted 0 jobs, {count} outputs, 0 receipts"
+        assert [river.out(job) for job in jobs] == ["meanwhile\n"] * len(jobs)
+        assert len(jobs) > 5, "jobs do not wait for it"
+        assert (river.baton().term, first.running, second.running) == (1, True, True)
 
 
 def test_everybody_cut_off_for_longer_than_the_lease(scratch: Path) -> None:

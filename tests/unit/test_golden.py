@@ -196,7 +196,7 @@ def test_recovery_from_a_checkpoint(scratch: Path) -> None:
     ):
         Path(disk.root, path).parent.mkdir(parents=True, exist_ok=True)
         disk.write(path, data)
-    state, last, _ = recover(disk, Journal(disk, layout.Baton(3, "aabbccddeeff", 43, 0)))
+    state, last, *_ = recover(disk, Journal(disk, layout.Baton(3, "aabbccddeeff", 43, 0)))
     assert last is not None
     assert state.admission == entry["checkpoint"]["admission"]
     assert list(state.requests) == list(entry["checkpoint"]["requests"])
