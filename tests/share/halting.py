@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,8 @@ def halt_at(verb: str, trigger: str) -> None:
     def halting(disk: LocalDisk, path: str, *rest: Any, **named: Any) -> Any:
         if not halted and re.match(pattern, path) and os.path.exists(trigger):
             halted.append(path)
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: one to the process may be taken by another thread, and this one go on until that is done.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         return real(disk, path, *rest, **named)
 
     setattr(LocalDisk, operation, halting)
