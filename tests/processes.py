@@ -14,6 +14,15 @@ def alive(pid: int) -> bool:
         return False
 
 
+def halted(pid: int) -> bool:
+    """Whether all threads of a process are stopped: they run on until the one that took the signal has its turn."""
+    try:
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # one has just ended: look again
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 def processes(*words: str) -> list[int]:
     """Living processes whose command line holds all these words."""
     found = []

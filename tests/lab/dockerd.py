@@ -23,7 +23,7 @@ from types import TracebackType
 
 import docker
 from docker.errors import DockerException
-from processes import alive, processes
+from processes import alive, halted, processes
 
 from lab.base import LabError, install, run, wait_for
 from lab.net import mounted, unmount_below
@@ -127,6 +127,8 @@ class Dockerd:
         """Have dockerd answer nobody, or again."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP if on else signal.SIGCONT)
+        if on:
+            wait_for(lambda: self._process is None or halted(self._process.pid), END_S, "dockerd stands still")
 
     def answers(self) -> bool:
         try:
