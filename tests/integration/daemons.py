@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import eventually
-from processes import processes
+from processes import halted, processes
 
 #: How long anything may take before a test gives up: the machine may be busy with other things.
 PATIENCE_S = 40.0
@@ -61,8 +61,8 @@ def _has_socket(pid: int) -> bool:
     """A keeper listens; its guard has no descriptors but its log."""
     try:
         return any(os.readlink(fd).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())
-    except FileNotFoundError:
-        return False
+    except OSError:
+        return False  # it has just ended, which may be told as EACCES
 
 
 class Daemon:
@@ -119,8 +119,9 @@ class Daemon:
         return self.process.wait(deadline_s)
 
     def freeze(self) -> None:
-        """SIGSTOP."""
+        """SIGSTOP, and wait until no thread of it runs any more."""
         send(self.pid, signal.SIGSTOP)
+        eventually(lambda: halted(self.pid), PATIENCE_S, "it stands still")
 
     def thaw(self) -> None:
         """SIGCONT."""
