@@ -11,6 +11,9 @@ alone has a working sudo), `nobody`. As root.
 from __future__ import annotations
 
 import abc
+import fcntl
+import hashlib
+import os
 import shlex
 import shutil
 import subprocess
@@ -25,10 +28,12 @@ from processes import alive
 from lab import guest
 from lab.base import LabError, install, run, wait_for
 from lab.guest import CONTROL, NO_AVX, Guest
-from lab.trees import SUITE, tree
+from lab.trees import SUITE, USER, tree
 
 PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / "build" / "engines"
+#: Of this checkout: another's machines, which may be on at the same time, have other cgroups, namespaces and sockets.
+MARK = hashlib.sha256(os.fsencode(PROJECT)).hexdigest()[:6]
 PACKAGES = {"linux.uml": "user-mode-linux", "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READY_S = 60.0
@@ -45,11 +50,12 @@ class Machine(abc.ABC):
     cgroup: int
     #: What programs need in their environment there.
     environment: ClassVar[dict[str, str]] = {}
+    _lock: int | None = None
 
     def __init__(self, name: str, directory: Path, binds: Sequence[Path] = (), suite: str = SUITE) -> None:
-        """`name`: one word, unique on this machine. `directory`: for logs and such, is made; it is bound as well."""
+        """`name`: one word, unique in this checkout. `directory`: for logs and such, is made; it is bound as well."""
         self.suite = suite
-        self.name = f"systemd-{name}"
+        self.name = f"systemd-{name}-{MARK}"
         self.directory = directory.resolve()
         self.binds = unique([PROJECT, *interpreter(), self.directory, *(path.resolve() for path in binds)])
 
@@ -66,6 +72,7 @@ class Machine(abc.ABC):
 
     def up(self) -> None:
         """Turn it on and wait until systemd is. Raises LabError."""
+        self._claim()
         install(PACKAGES)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.root = tree(CACHE, self.suite)
@@ -79,9 +86,26 @@ class Machine(abc.ABC):
     def _start(self) -> None:
         """Turn it on and wait until commands run there."""
 
-    @abc.abstractmethod
     def down(self) -> None:
-        """End all of it, in whatever state it is; may be called twice."""
+        """End all of it, in whatever state it is; may be called twice, and before `up` is done."""
+        if self._lock is not None:  # else what has its name is another process's
+            self._end()
+            os.close(self._lock)
+            self._lock = None
+
+    def _claim(self) -> None:
+        """Become the one who has a machine of this name on; the kernel forgets it when this process ends."""
+        fd = os.open(f"/run/{self.name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise LabError(f"another {self.name} is on, of another process of this checkout") from None
+        self._lock = fd
+
+    @abc.abstractmethod
+    def _end(self) -> None:
+        """End what this machine or an earlier one of its name has left."""
 
     def shut_down(self) -> None:
         """Turn it off in good order."""
@@ -202,11 +226,13 @@ class Container(Machine):
         if self._process.poll() is not None:
             return True
         try:
-            return bool(self.run("test", "-S", "/run/systemd/private") or True)
+            # In its own root: until it has one, commands see this machine's, where systemd may be as well.
+            self.run("test", "-S", "/run/systemd/private", "-a", "-e", str(Path("/etc/sudoers.d", USER)))
         except LabError:
             return False
+        return True
 
-    def down(self) -> None:
+    def _end(self) -> None:
         if self._process is not None:
             # All others of its namespace go with its first process.
             guest.kill([pid for pid in (self._init(), self._process.pid) if pid])
@@ -353,7 +379,7 @@ class Virtual(Machine):
         self._guest.root, self._guest.binds = self.root, self.binds
         self._guest.boot()
 
-    def down(self) -> None:
+    def _end(self) -> None:
         if self._guest is not None:
             self._guest.kill()
             self._guest.forget()
