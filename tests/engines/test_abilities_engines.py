@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import eventually
 from lab.dockerd import HOOK, Dockerd
 from lab.systemd import PROJECT, Container, Machine, Virtual
 
@@ -116,12 +115,13 @@ def test_a_real_docker_engine(docker_engine: Dockerd, monkeypatch: pytest.Monkey
 
 
 def test_an_engine_that_hangs_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(abilities.ask, "__defaults__", (1.0,))
     with Dockerd(tmp_path / "engine", gpus=False) as engine:
         looker = Looker(parse({"docker": {"host": f"unix://{engine.socket}"}}, "test"))
         assert looker.look(gpus=False).away == {}
         engine.hang(True)
-        eventually(lambda: "does not answer" in looker.look(gpus=False).away.get("docker", ""))
+        with monkeypatch.context() as patched:
+            patched.setattr(abilities.ask, "__defaults__", (1.0,))
+            assert "does not answer" in looker.look(gpus=False).away["docker"]
         engine.hang(False)
         assert looker.look(gpus=False).away == {}
         engine.kill()
