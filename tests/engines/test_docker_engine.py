@@ -583,7 +583,7 @@ def test_gpus_without_nvidias_toolkit_and_a_full_disk(scratch: Path) -> None:
 
 
 def test_every_step_may_be_repeated(stage: Stage) -> None:
-    order = stage.sh("echo once; sleep 0.5")
+    order = stage.sh("echo once; while [ ! -e /tmp/go ]; do sleep 0.05; done")
     stage.docker.make(order)
     stage.docker.make(order)
     stage.anew()
@@ -591,6 +591,7 @@ def test_every_step_may_be_repeated(stage: Stage) -> None:
     stage.docker.start(order)
     first = stage.docker.attend(order)
     assert stage.docker.attend(order) == first
+    stage.lab.cli("exec", order["name"], "touch", "/tmp/go")
     ended = stage.docker.wait(order)
     assert {**stage.docker.wait(order), "cpu_s": 0, "peak_memory_bytes": 0} == {
         **ended, "cpu_s": 0, "peak_memory_bytes": 0,
