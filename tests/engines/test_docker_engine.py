@@ -717,16 +717,18 @@ def test_engine_goes_away_between_make_and_start(own_engine: Stage) -> None:
     assert out(order) == b"at last\n"
 
 
-def test_output_that_no_engine_was_there_to_keep_is_told_as_missing(own_engine: Stage) -> None:
-    pid = own_engine.begin(order := own_engine.sh("echo begun; sleep 2; echo lost"))
+def test_output_that_no_engine_was_there_to_keep_is_told_as_missing(own_engine: Stage, scratch: Path) -> None:
+    script = "echo begun; while [ ! -e /scratch/go ]; do sleep 0.05; done; echo lost"
+    pid = own_engine.begin(order := own_engine.sh(script, binds=[f"{scratch}:/scratch:ro"]))
     shows(order, b"begun")
     ended: list[Ended] = []
     waiting = threading.Thread(target=lambda: ended.append(own_engine.docker.wait(order)), daemon=True)
     waiting.start()
     own_engine.lab.kill()
-    eventually(lambda: not alive(pid or 0), 20, "the end of the container")
+    (scratch / "go").touch()
+    eventually(lambda: not alive(pid or 0), 60, "the end of the container")
     own_engine.lab.start()
-    waiting.join(20)
+    waiting.join(60)
     assert (ended[0]["exit_code"], out(order)[:6]) == (0, b"begun\n")
     assert b"what it wrote meanwhile may be missing" in err(order)
 
@@ -747,11 +749,12 @@ def test_engine_that_dies_in_a_start_leaves_doubt(own_engine: Stage, monkeypatch
 
 
 def test_engine_that_hangs_is_away(own_engine: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hakuriver.attendant.docker_connections.ANSWER_S", 1)
     order = own_engine.order("true")
     own_engine.lab.hang(True)
-    with pytest.raises(Away, match="no answer within 1 s"):
-        own_engine.docker.look(order)
+    with monkeypatch.context() as patched:
+        patched.setattr("hakuriver.attendant.docker_connections.ANSWER_S", 1)
+        with pytest.raises(Away, match="no answer within 1 s"):
+            own_engine.docker.look(order)
     own_engine.lab.hang(False)
     assert own_engine.docker.look(order) == "absent"
 
