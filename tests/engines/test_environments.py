@@ -40,8 +40,6 @@ from hakuriver.spool import layout
 LARGE = 400 << 20
 IMAGE = "shell:1"
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def lab_scratch() -> Iterator[Path]:

@@ -21,8 +21,6 @@ from engines.river import LONG_S, MIB, DockerRiver, attendants, clear, image_ids
 from hakuriver import reading
 from hakuriver.spool import layout
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[dict[str, Dockerd]]:

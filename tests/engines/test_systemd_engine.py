@@ -26,7 +26,6 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         yield made
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_engine(machine: Machine, scenario: str) -> None:
     print(machine.run(*PYTHON, scenario, timeout=PATIENCE_S))
