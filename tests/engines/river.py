@@ -10,6 +10,7 @@ the tree that PYTHONPATH names.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any
 from cluster import CALM, Cluster
 from conftest import eventually
 from daemons import PATIENCE_S, Daemon, Machine, toml
+from docker.errors import APIError
 from lab.dockerd import Dockerd, busybox_tree
 from processes import processes
 
@@ -182,11 +184,19 @@ class DockerRiver(Cluster):
 
 def clear(engine: Dockerd, but: str = "") -> None:
     """Remove all containers and images, but for that image."""
-    for name in engine.containers():
-        engine.client.remove_container(name, force=True)
-    for row in engine.client.images():
-        if but not in (row["RepoTags"] or ()):
-            engine.client.remove_image(row["Id"], force=True)
+    eventually(lambda: not _left(engine, but), LONG_S, "the engine holds nothing", 0.2)
+
+
+def _left(engine: Dockerd, but: str) -> list[str]:
+    """Remove what there is, and tell what that was: some may be going already, or go only after what is made of it."""
+    client = engine.client
+    containers = [row["Id"] for row in client.containers(all=True)]
+    images = [row["Id"] for row in client.images() if but not in (row["RepoTags"] or ())]
+    for remove, found in ((client.remove_container, containers), (client.remove_image, images)):
+        for one in found:
+            with contextlib.suppress(APIError):
+                remove(one, force=True)
+    return containers + images
 
 
 def attendants(machine: Machine) -> list[int]:
@@ -198,7 +208,7 @@ def attendants(machine: Machine) -> list[int]:
 def _parent(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
 
 
