@@ -239,7 +239,7 @@ def test_the_runner_is_killed_while_an_image_is_loaded(river: DockerRiver) -> No
     found = river.ended(job, LONG_S)
     assert (found.state, found.exit_code) == ("failed", 7)
     assert runs(river) == {job: 1}
-    eventually(lambda: not river.loading())
+    eventually(lambda: not river.loading(), LONG_S)
 
 
 def test_what_was_killed_while_its_image_was_loaded_never_runs(river: DockerRiver) -> None:
@@ -303,9 +303,10 @@ def test_one_is_killed_while_the_engine_hangs(river: DockerRiver, victim: str) -
                 runner.kill()
                 runner.start()
             else:
-                for pid in machine.keepers():
+                before = machine.keepers()
+                for pid in before:
                     send(pid, signal.SIGKILL)
-                eventually(machine.keepers, LONG_S)
+                eventually(lambda before=before: set(machine.keepers()) - set(before), LONG_S)  # type: ignore[misc]
         finally:
             engine.hang(False)
         river.ended(job, LONG_S)
@@ -368,7 +369,7 @@ def test_the_engine_is_restarted_while_a_task_runs(river: DockerRiver) -> None:
     river.start_all()
     engine = river.engines["n1"]
     job = river.contained(f"{RAN}; [ $HAKURIVER_ATTEMPT = 2 ] || sleep 600", targets=["n1"], retries=1)
-    river.in_state(job, "running", LONG_S)
+    eventually(lambda: runs(river) == {job: 1}, LONG_S)  # it is told to be running before it has noted anything
     engine.stop()
     engine.start()
     river.completed(job)
@@ -456,8 +457,8 @@ def test_kill_pause_and_resume(river: DockerRiver) -> None:
     at = river.out(job)
     assert river.ask("resume", job).answers[0].outcome == "resumed"
     eventually(lambda: len(river.out(job)) > len(at), LONG_S)
-    assert river.ask("kill", job).answers[0].outcome == "killed"
-    assert river.ended(job).state == "killed"
+    assert river.ask("kill", job, grace=LONG_S).answers[0].outcome == "killed"
+    assert river.ended(job, LONG_S).state == "killed"
     assert river.out(job).endswith("bye\n")
     eventually(lambda: river.engines["n1"].containers() == [], LONG_S)
 
