@@ -10,6 +10,7 @@ requests for GPUs; what was asked for is then in the container's NVIDIA_VISIBLE_
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -34,8 +35,8 @@ PACKAGES = {
 }  # fmt: skip
 #: Name of NVIDIA's hook; dockerd knows GPUs if it finds such a program as it starts.
 HOOK = "nvidia-container-runtime-hook"
-READY_S = 40.0
-END_S = 30.0
+READY_S = 60.0
+END_S = 60.0
 #: Images that `add_image` can make: what of a container's settings each brings along.
 IMAGES: dict[str, list[str]] = {
     "shell": [],
@@ -188,7 +189,7 @@ class Dockerd:
         for place in (self.data, self.run_directory):
             unmount_below(place)
             shutil.rmtree(place, ignore_errors=True)
-        self._remove_cgroups()
+        wait_for(self._without_cgroups, END_S, f"the end of the cgroups of {self.tag}")
         if Path("/sys/class/net", self.tag).exists():
             run("ip", "link", "del", self.tag)
 
@@ -210,17 +211,20 @@ class Dockerd:
     def _contained(self) -> set[int]:
         pids: set[int] = set()
         for group in self._cgroups():
-            for listing in group.rglob("cgroup.procs"):
-                pids.update(int(pid) for pid in _read(listing).split() if int(pid) > 0)
-            for state in group.rglob("freezer.state"):
-                state.write_text("THAWED")  # what is frozen dies only then
+            for directory in _tree(group):
+                pids.update(int(pid) for pid in _read(directory / "cgroup.procs").split() if int(pid) > 0)
+                # What is frozen dies only then. A shim that lives yet may be removing the cgroup at this moment.
+                with contextlib.suppress(OSError):
+                    (directory / "freezer.state").write_text("THAWED")
         return pids
 
-    def _remove_cgroups(self) -> None:
+    def _without_cgroups(self) -> bool:
+        """Remove its cgroups; whether there are none. One that was left by its last process just now is busy yet."""
         for group in self._cgroups():
-            for directory in sorted((p for p in group.rglob("*") if p.is_dir()), reverse=True):
-                directory.rmdir()
-            group.rmdir()
+            for directory in reversed(_tree(group)):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+        return not self._cgroups()
 
     # -- what it holds
 
@@ -306,6 +310,11 @@ def _add(tar: tarfile.TarFile, name: str, kind: bytes, mode: int, data: bytes = 
 def _is_engine(pid: int) -> bool:
     """Whether it is a part of an engine: others may name its socket as well."""
     return _read(Path(f"/proc/{pid}/comm")).strip().startswith(("dockerd", "containerd", "docker-proxy", "runc"))
+
+
+def _tree(top: Path) -> list[Path]:
+    """A directory and all below it, each before what it holds; what goes meanwhile may be left out."""
+    return [Path(directory) for directory, _, _ in os.walk(top)]
 
 
 def _read(path: Path) -> str:
