@@ -31,7 +31,7 @@ HOST, CLIENT, STANDBY = "a", "d", "d"
 
 #: Seconds of the river's clocks on a local disk, and on a network filesystem, where a round may take a second.
 LOCAL_TIMING = {
-    "heartbeat_interval": 0.3, "offline_after": 1.8, "lease": 6.0, "lease_margin": 1.0, "kill_grace": 0.5,
+    "heartbeat_interval": 0.3, "offline_after": 1.8, "lease": 10.0, "lease_margin": 1.0, "kill_grace": 0.5,
     "poll_interval": 0.1,
 }  # fmt: skip
 NETWORK_TIMING = {
@@ -71,7 +71,7 @@ class Daemon:
     def kill(self) -> None:
         """SIGKILL."""
         self.send(signal.SIGKILL)
-        self.wait(10.0)
+        self.wait(60.0)
 
     def stop_if_running(self) -> None:
         """The same as `stop`, of one that may not be up."""
@@ -82,7 +82,7 @@ class Daemon:
         """SIGTERM, and wait until it has ended."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
-        self.wait(30.0)
+        self.wait(60.0)
 
     def wait(self, seconds: float) -> None:
         """Until it has ended."""

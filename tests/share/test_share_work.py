@@ -118,7 +118,7 @@ def test_each_daemon_starts_again_under_running_tasks(river: River, number: int)
         river.in_state(job, "running")
     for daemon in (river.host, *river.runners.values()):
         daemon.send(number)
-        daemon.wait(30)
+        daemon.wait(60)
         during = river.submit(noted("echo during"))
         daemon.start()
         river.online(*river.runners)
@@ -161,7 +161,7 @@ def test_a_machine_whose_clock_is_an_hour_ahead(river: River) -> None:
     for job in jobs:
         ended = river.ended(job)
         assert ended.state == "completed"
-        assert 0.9 < ended.tasks[0].wall_s < 10
+        assert 0.9 < ended.tasks[0].wall_s < AHEAD_S / 2, "as long as it took, on no clock but its own"
         assert river.out(job) == "there\n"
     river.check()
 
