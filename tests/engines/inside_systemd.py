@@ -26,7 +26,7 @@ CGROUP = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
 NEEDED = {name: os.environ[name] for name in ("GLIBC_TUNABLES", "OPENSSL_ia32cap") if name in os.environ}
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 MIB = 1024 * 1024
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Bench:

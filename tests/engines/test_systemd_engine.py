@@ -16,7 +16,7 @@ from engines import inside_systemd
 PYTHON = ("env", f"PYTHONPATH={PROJECT}", "PYTHONDONTWRITEBYTECODE=1", "python3", inside_systemd.__file__)
 SCENARIOS = [name for name in vars(inside_systemd) if name.startswith("check_")]
 #: One scenario; processes start slowly in a virtual machine.
-PATIENCE_S = 100.0
+PATIENCE_S = 300.0
 
 
 @pytest.fixture(scope="module", params=[Container, Virtual], ids=["cgroup-v1", "cgroup-v2"])

@@ -10,7 +10,7 @@ from lab.guest import DATA, inside, kill
 from lab.uml import NFS, Machines, nfs_operations
 
 #: How long it may take until it listens, and until it is gone after SIGKILL.
-STARTING_S, ENDING_S = 20, 10
+STARTING_S, ENDING_S = 60, 60
 #: What serves a local filesystem is a package of its own, without a program to know it by.
 MODULE = Path("/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so")
 

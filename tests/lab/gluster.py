@@ -9,7 +9,7 @@ from typing import ClassVar
 from xml.etree import ElementTree
 
 from lab.base import LabError, run, wait_for
-from lab.net import SERVER_ADDRESS, UserSpaceLab, figure, mounted
+from lab.net import MOUNT_S, SERVER_ADDRESS, UserSpaceLab, figure, mounted
 
 VOLUME = "labvol"
 
@@ -57,18 +57,18 @@ class Gluster(UserSpaceLab):
     def server_start(self) -> None:
         volfile, log = self.directory / "glusterd.vol", self.directory / "log" / "glusterd.log"
         self.start("server", "glusterd", "-f", str(volfile), "-l", str(log), "-p", str(self.sockets / "glusterd.pid"))
-        wait_for(self._answers, 30.0, "an answer from glusterd")
+        wait_for(self._answers, MOUNT_S, "an answer from glusterd")
         if not self._volume("list").strip():
             # "force": a brick may not be a mount's root, nor lie on the root filesystem, without it.
             self._volume("create", VOLUME, f"{SERVER_ADDRESS}:{self.disk / 'brick'}", "force")
             self._volume("start", VOLUME)
-        wait_for(self._online, 30.0, "the brick")
+        wait_for(self._online, MOUNT_S, "the brick")
         self.litter.update(self._brick_sockets())
 
     def mount(self, machine: str) -> None:
         log, export = self.directory / "log" / f"client-{machine}.log", f"{SERVER_ADDRESS}:/{VOLUME}"
         self.start(machine, "mount", "-t", "glusterfs", "-o", f"log-file={log}", export, self.root(machine))
-        wait_for(lambda: mounted(Path(self.root(machine))), 10.0, f"the mount of {machine}")
+        wait_for(lambda: mounted(Path(self.root(machine))), MOUNT_S, f"the mount of {machine}")
 
     def down(self) -> None:
         super().down()
@@ -104,7 +104,10 @@ class Gluster(UserSpaceLab):
 
     def _brick_sockets(self) -> Iterator[Path]:
         for pid in self.net.pids("server"):
-            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # a helper, which has just ended
             if "-S" in words:
                 yield Path(words[words.index("-S") + 1])
 

@@ -28,7 +28,8 @@ PORT = 7700
 #: The networks of guests to the file server and to this machine; each lab has both in its own namespace.
 DATA, CONTROL = "198.18.79", "198.18.179"
 MEMORY = "320M"
-BOOT_S = 90.0
+#: Seconds to boot and to end; a guest boots in 20 on two cores that ten other processes use.
+BOOT_S, END_S = 180.0, 60.0
 PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: What keeps programs from registers that are not kept for them (see uml_exec.py): glibc's and OpenSSL's choices.
 NO_AVX = (
@@ -171,7 +172,7 @@ class Guest:
     def kill(self) -> None:
         """Cut its power, and with it the commands that run there."""
         # UML has a host process for each address space of the guest; all have the kernel's command line.
-        wait_for(lambda: not kill_by_words(f"umid={self.umid}", self._uml_dir), 10, f"the end of guest {self.name}")
+        wait_for(lambda: not kill_by_words(f"umid={self.umid}", self._uml_dir), END_S, f"the end of guest {self.name}")
         kill_by_words(str(HERE / "relay.py"), self.umid)
         if self._process is not None:
             self._process.wait()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lab.base import MACHINES, LabError, run, wait_for
-from lab.net import SERVER_ADDRESS, UserSpaceLab, figure, mounted, shrink
+from lab.net import MOUNT_S, SERVER_ADDRESS, UserSpaceLab, figure, mounted, shrink
 
 MASTER = """\
 WORKING_USER = root
@@ -81,7 +81,7 @@ class MooseFS(UserSpaceLab):
     def mount(self, machine: str) -> None:
         options = ",".join(filter(None, (f"mfsmaster={SERVER_ADDRESS}", self.options)))
         self.start(machine, "mfsmount", "-o", options, self.root(machine))
-        wait_for(lambda: mounted(Path(self.root(machine))), 10.0, f"the mount of {machine}")
+        wait_for(lambda: mounted(Path(self.root(machine))), MOUNT_S, f"the mount of {machine}")
 
     def fill(self) -> None:
         """Leave as much as a chunkserver leaves free: no more chunks, while files can still grow in those they have.

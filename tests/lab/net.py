@@ -27,8 +27,10 @@ ADDRESSES = {machine: f"198.18.77.{number}" for number, machine in enumerate(MAC
 #: Bridge port states (linux/if_bridge.h).
 DISABLED, FORWARDING = "0", "3"
 
+#: How long a wire may take to carry, and a client to mount.
+WIRE_S, MOUNT_S = 30.0, 60.0
 #: How long processes may take to go after SIGKILL; longer than any core dump or exit of a FUSE client was seen to take.
-KILL_S = 10.0
+KILL_S = 60.0
 
 
 def tag(name: str, directory: Path) -> str:
@@ -105,7 +107,7 @@ class Network:
         # With ARP, a machine that is cut off would soon hear EHOSTUNREACH; behind a router it would not.
         self._ip(machine, "neigh", "add", SERVER_ADDRESS, "lladdr", _mac(1), "dev", "eth0", "nud", "permanent")
         self._ip("server", "neigh", "add", ADDRESSES[machine], "lladdr", _mac(number), "dev", "br0", "nud", "permanent")
-        wait_for(lambda: self._forwards(machine), 10.0, f"the wire to {machine}")
+        wait_for(lambda: self._forwards(machine), WIRE_S, f"the wire to {machine}")
 
     def _forwards(self, machine: str) -> bool:
         (link,) = json.loads(self._bridge("-json", "link", "show", "dev", f"to-{machine}"))

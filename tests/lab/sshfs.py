@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lab.base import run, wait_for
-from lab.net import SERVER_ADDRESS, UserSpaceLab, cover_read_only, mounted, uncover
+from lab.net import MOUNT_S, SERVER_ADDRESS, UserSpaceLab, cover_read_only, mounted, uncover
 
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 
@@ -64,14 +64,14 @@ class SSHFS(UserSpaceLab):
         log = self.directory / "sshd.log"
         before = log.read_text().count(LISTENING) if log.exists() else 0
         self.start("server", "/usr/sbin/sshd", "-f", str(self.directory / "sshd_config"), "-E", str(log))
-        wait_for(lambda: log.read_text().count(LISTENING) > before, 10.0, "sshd")
+        wait_for(lambda: log.read_text().count(LISTENING) > before, MOUNT_S, "sshd")
 
     def mount(self, machine: str) -> None:
         keys = f"IdentityFile={self.keys}/user,IdentitiesOnly=yes,UserKnownHostsFile={self.keys}/known_hosts"
         options = f"{keys},GlobalKnownHostsFile=/dev/null,{self.options}"
         export = f"root@{SERVER_ADDRESS}:{self.export}"
         self.start(machine, "sshfs", "-F", "/dev/null", "-o", options, export, self.root(machine))
-        wait_for(lambda: mounted(Path(self.root(machine))), 10.0, f"the mount of {machine}")
+        wait_for(lambda: mounted(Path(self.root(machine))), MOUNT_S, f"the mount of {machine}")
 
     def fill(self) -> None:
         """As elsewhere, but clients see EIO, with fsync or close: SFTP (version 3) has one code for all failures."""

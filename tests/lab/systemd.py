@@ -36,7 +36,7 @@ CACHE = PROJECT / "build" / "engines"
 MARK = hashlib.sha256(os.fsencode(PROJECT)).hexdigest()[:6]
 PACKAGES = {"linux.uml": "user-mode-linux", "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-READY_S = 60.0
+READY_S = 180.0
 GROUPS = Path("/sys/fs/cgroup")
 MEMORY = "640M"
 #: Where a tree gets tmpfs: all that is written to.
@@ -121,7 +121,7 @@ class Machine(abc.ABC):
     def command(self, argv: Sequence[str]) -> list[str]:
         """What to run here so that `argv` (no shell) runs there as root, with stdin, stdout and stderr."""
 
-    def run(self, *argv: str, timeout: float = 60.0) -> str:
+    def run(self, *argv: str, timeout: float = 180.0) -> str:
         """Run a command there; what it printed. Raises LabError if it fails or takes too long."""
         return run(*self.command(argv), timeout=timeout)
 
@@ -273,7 +273,7 @@ class Container(Machine):
         """Remove its cgroups, after the end of all in them."""
         for top in self._groups():
             for group in sorted((path.parent for path in top.rglob("cgroup.procs")), reverse=True):
-                wait_for(lambda group=group: not _kill_in(group), 20, f"the end of all in {group}")  # type: ignore[misc]
+                wait_for(lambda group=group: not _kill_in(group), READY_S, f"the end of all in {group}")  # type: ignore[misc]
                 group.rmdir()
 
 

@@ -23,7 +23,7 @@ from typing import ClassVar
 from processes import alive
 
 from lab.base import AHEAD, AHEAD_S, MACHINES, Lab, LabError, install, run, wait_for
-from lab.guest import CONTROL, DATA, NO_AVX, Disk, Guest, inside, kill, kill_by_words
+from lab.guest import BOOT_S, CONTROL, DATA, END_S, NO_AVX, Disk, Guest, inside, kill, kill_by_words
 
 PACKAGES = {
     "linux.uml": "user-mode-linux", "modprobe": "kmod", "mkfs.ext4": "e2fsprogs", "ip": "iproute2",
@@ -153,7 +153,7 @@ class Machines(Lab):
     def _clear(self) -> None:
         """End what this lab or an earlier one of its name has left: processes, network, mounts."""
         if Path("/run/netns", self.namespace).exists():
-            wait_for(lambda: not self._kill_all(), 20, f"the end of all in {self.namespace}")
+            wait_for(lambda: not self._kill_all(), END_S, f"the end of all in {self.namespace}")
             run("ip", "netns", "del", self.namespace)
         for guest in self.guests.values():
             guest.kill()
@@ -385,7 +385,7 @@ class CIFS(Machines):
 
     def server_kill(self) -> None:
         self._must_be_up()
-        wait_for(lambda: not kill_by_words("smbd", str(self._configuration)), 10, "the end of smbd")
+        wait_for(lambda: not kill_by_words("smbd", str(self._configuration)), END_S, "the end of smbd")
         self._reap()
 
     def server_start(self) -> None:
@@ -394,7 +394,7 @@ class CIFS(Machines):
                 [*inside(self.namespace), "smbd", "-F", "--no-process-group", "-s", str(self._configuration)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        wait_for(lambda: ":445 " in run(*inside(self.namespace), "ss", "-Hltn"), 20, "smbd")
+        wait_for(lambda: ":445 " in run(*inside(self.namespace), "ss", "-Hltn"), BOOT_S, "smbd")
 
     def _reap(self) -> None:
         if self._process is not None:
@@ -419,8 +419,8 @@ class CIFS(Machines):
         self._remount_export("rw")
 
     def _remount_export(self, access: str) -> None:
-        """Refused by the kernel while smbd has a file open for writing, so it is tried for some seconds."""
-        end = time.monotonic() + 10
+        """Refused by the kernel while smbd has a file open for writing, so it is tried for a while."""
+        end = time.monotonic() + END_S
         while True:
             try:
                 run("mount", "-o", f"remount,{access}", str(self._tmpfs))
