@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from lab.systemd import PROJECT, Container, Machine, Virtual
 from hakuriver.cli.unit_files import Unit
 
 HOST, RUNNER = "hakuriver-host.service", "hakuriver-runner.service"
-LONG_S = 60.0
+#: Processes start slowly in a virtual machine, and more so on a busy one.
+LONG_S = 120.0
 HOME, SHARE, UNITS = "/home/river", "/mnt/river", "/etc/systemd/system"
 #: Where what is at SHARE lies: mounting fails without it.
 SERVER = "/mnt/server"
@@ -38,7 +40,9 @@ kill_grace = 2
 """
 #: Shorter than what the units say, so that tests need not wait for minutes.
 QUICK = "[Service]\nRestartSec=1\n"
-IMPATIENT = "[Service]\nWatchdogSec=4\nTimeoutStartSec=5\n"
+#: But longer than a busy machine needs to start a daemon: with 15 processes for 2 cores, 4.6 s were seen.
+WATCHDOG_S, START_S = 10, 20
+IMPATIENT = f"[Service]\nWatchdogSec={WATCHDOG_S}\nTimeoutStartSec={START_S}\n"
 #: A task that ends well when it is told to, and shows that nothing interrupted it.
 PATIENT = "echo pid $$; i=0; while [ ! -e /home/river/go ]; do i=$((i+1)); sleep 0.2; done; echo end"
 
@@ -69,11 +73,13 @@ class Site:
         """Watchdogs and starts have little time."""
         for unit in (HOST, RUNNER):
             self.drop_in(unit, "impatient", IMPATIENT)
-        self.systemctl("restart", HOST, RUNNER)
-        yield
-        self.shell("rm /run/systemd/system/*.d/impatient.conf")
-        self.systemctl("daemon-reload")
-        self.systemctl("restart", HOST, RUNNER)
+        try:
+            self.systemctl("restart", HOST, RUNNER)
+            yield
+        finally:
+            self.shell("rm /run/systemd/system/*.d/impatient.conf")
+            self.systemctl("daemon-reload")
+            self.systemctl("restart", HOST, RUNNER)
 
     def write(self, path: str, text: str) -> None:
         self.shell(f"mkdir -p {shlex.quote(os.path.dirname(path))}; printf %s {shlex.quote(text)} >{shlex.quote(path)}")
@@ -109,6 +115,11 @@ class Site:
         """A property of a unit."""
         return self.systemctl("show", unit, "-P", name).strip()
 
+    def waits(self, unit: str, why: str) -> bool:
+        """Whether a unit is on its way up and says why it is not further, both at the same moment."""
+        told = self.systemctl("show", unit, "-p", "ActiveState", "-p", "StatusText")
+        return "ActiveState=activating" in told and why in told
+
     def active(self, unit: str) -> bool:
         return self.show(unit, "ActiveState") == "active"
 
@@ -127,7 +138,7 @@ class Site:
     def waiting_task(self) -> tuple[str, str]:
         """Start a task that waits to be released: its job, and its pid there."""
         job = self.submit(PATIENT)
-        eventually(lambda: self.output(job).startswith("pid"), LONG_S)
+        eventually(lambda: self.output(job).endswith("\n"), LONG_S)
         return job, self.output(job).split()[1]
 
     def finishes(self, job: str, pid: str) -> None:
@@ -203,6 +214,7 @@ def test_stopping_goes_in_order(site: Site) -> None:
     for unit in (HOST, RUNNER):
         site.drop_in(unit, "target", "[Unit]\nPartOf=river.target\n")
     site.systemctl("start", "river.target")
+    asked = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     site.systemctl("stop", "river.target")
     for unit in (HOST, RUNNER):
         eventually(lambda u=unit: site.show(u, "ActiveState") == "inactive", LONG_S)  # type: ignore[misc]
@@ -211,7 +223,7 @@ def test_stopping_goes_in_order(site: Site) -> None:
     # In microseconds: the runner has ended before the host is told to.
     ended = int(site.show(RUNNER, "InactiveEnterTimestampMonotonic"))
     told = int(site.show(HOST, "ActiveExitTimestampMonotonic"))
-    assert 0 < ended <= told < ended + 5_000_000
+    assert asked < ended <= told
     assert {"mnt-river.mount", "network-online.target"} <= set(site.show(HOST, "After").split())
     assert "mnt-river.mount" in site.show(RUNNER, "After").split()
 
@@ -242,12 +254,11 @@ def test_a_share_that_goes_and_comes(impatient: Site) -> None:
         eventually(lambda u=unit: "holds no river.json" in site.show(u, "StatusText"), LONG_S)  # type: ignore[misc]
     # The watchdogs starve; what starts instead waits.
     eventually(lambda: site.show(HOST, "MainPID") not in (before[HOST], "0"), LONG_S)
-    eventually(lambda: "holds no river.json" in site.show(HOST, "StatusText"), LONG_S)
-    assert site.show(HOST, "ActiveState") == "activating"
+    eventually(lambda: site.waits(HOST, "holds no river.json"), LONG_S)
     # Longer than a start may take, so that it is begun anew; and each time systemd tries to mount the share.
     restarts = int(site.show(HOST, "NRestarts"))
     eventually(lambda: int(site.show(HOST, "NRestarts")) > restarts, LONG_S)
-    assert site.show("mnt-river.mount", "ActiveState") == "failed"
+    eventually(lambda: site.show("mnt-river.mount", "ActiveState") == "failed", LONG_S)
     site.shell(f"kill -0 {pid}; rm {SERVER}; mv {SERVER}.away {SERVER}")
     eventually(lambda: all(site.active(unit) for unit in before), LONG_S)
     assert site.active("mnt-river.mount")
@@ -261,10 +272,12 @@ def small_share(site: Site) -> Iterator[None]:
     small = f"mount -t tmpfs -o size=8M,uid=1500,gid=1500 small {SERVER}/store"
     site.shell(f"{small}; systemctl start mnt-river.mount")
     site.river("init", "share", "--shared-dir", SHARE)
-    yield
-    site.systemctl("stop", HOST, RUNNER, "mnt-river.mount")
-    site.shell(f"umount {SERVER}/store")
-    site.begin()
+    try:
+        yield
+    finally:
+        site.systemctl("stop", HOST, RUNNER, "mnt-river.mount")
+        site.shell(f"umount {SERVER}/store")
+        site.begin()
 
 
 def test_a_share_that_is_full_is_no_reason_to_begin_anew(site: Site) -> None:
@@ -274,10 +287,12 @@ def test_a_share_that_is_full_is_no_reason_to_begin_anew(site: Site) -> None:
         for unit in before:
             eventually(lambda u=unit: "file system is full" in site.show(u, "StatusText"), LONG_S)  # type: ignore[misc]
         fed = {unit: int(site.show(unit, "WatchdogTimestampMonotonic")) for unit in before}
-        for unit in before:  # for longer than a watchdog waits
-            eventually(lambda u=unit: int(site.show(u, "WatchdogTimestampMonotonic")) > fed[u] + 8_000_000, LONG_S)  # type: ignore[misc]
+        longer = 2 * WATCHDOG_S * 1_000_000
+        for unit in before:  # than a watchdog waits
+            eventually(lambda u=unit: int(site.show(u, "WatchdogTimestampMonotonic")) > fed[u] + longer, LONG_S)  # type: ignore[misc]
         assert before == {unit: site.show(unit, "MainPID") for unit in before}
-        assert all("file system is full" in site.show(unit, "StatusText") for unit in before)
+        for unit in before:  # still, or again: to clear old files away makes room for some that are new
+            eventually(lambda u=unit: "file system is full" in site.show(u, "StatusText"), LONG_S)  # type: ignore[misc]
         site.shell(f"rm {SHARE}/fill")
         for unit in before:
             eventually(lambda u=unit: "full" not in site.show(u, "StatusText"), LONG_S)  # type: ignore[misc]
@@ -287,9 +302,8 @@ def test_a_share_that_is_not_there_at_the_start(site: Site) -> None:
     site.systemctl("stop", HOST, RUNNER, "mnt-river.mount")
     site.take_server_away()
     site.systemctl("start", "--no-block", HOST, RUNNER)
-    eventually(lambda: "holds no river.json" in site.show(HOST, "StatusText"), LONG_S)
-    assert site.show(HOST, "ActiveState") == "activating"
-    assert site.show("mnt-river.mount", "ActiveState") == "failed"
+    eventually(lambda: site.waits(HOST, "holds no river.json"), LONG_S)
+    eventually(lambda: site.show("mnt-river.mount", "ActiveState") == "failed", LONG_S)
     site.shell(f"rm {SERVER}; mv {SERVER}.away {SERVER}")
     site.systemctl("start", "mnt-river.mount")
     eventually(lambda: site.active(HOST) and site.active(RUNNER), LONG_S)
