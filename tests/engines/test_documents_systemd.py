@@ -30,7 +30,7 @@ from pageruns import EXAMPLES, put_examples
 PAGES = {page.name: page for page in documents.pages()}
 HOST, RUNNER = "hakuriver-host", "hakuriver-runner"
 #: A page's longest block makes a virtual environment and installs into it.
-BLOCK_S, LONG_S = 90.0, 30.0
+BLOCK_S, LONG_S = 90.0, 90.0
 #: The number of the services' user where a page makes it, and of the one who is there where it does not.
 MADE_UID, FOUND_UID = 870, 1500
 SHARE, PROGRAMS = "/mnt/river", "/opt/hakuriver"
