@@ -13,6 +13,7 @@ started is ended by its pid when the cluster is closed, keepers and tasks too, a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -84,15 +85,16 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """End everything, by pid."""
-        for daemon in self.daemons:
-            if daemon.process is not None:
-                daemon.stop()
-        for machine in self.machines.values():
-            end_keepers(machine)
-        for undo in reversed(self._undo):
-            undo()
-        self.show_logs()
+        """End everything, by pid: the rest also if one does not end."""
+        with contextlib.ExitStack() as ends:  # the last is called first
+            ends.callback(self.show_logs)
+            for undo in self._undo:
+                ends.callback(undo)
+            for machine in self.machines.values():
+                ends.callback(end_keepers, machine)
+            for daemon in self.daemons:
+                if daemon.process is not None:
+                    ends.callback(daemon.stop)
 
     def undo(self, call: Callable[[], object]) -> None:
         """Have something called when the cluster is closed."""

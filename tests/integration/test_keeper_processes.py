@@ -1,5 +1,6 @@
 """The keeper with real processes, each test in a directory of its own."""
 
+import contextlib
 import json
 import os
 import select
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from daemons import send
 from engine_server import Server
 from processes import alive, processes
 
@@ -93,7 +95,7 @@ class Bench:
     def stop(self) -> None:
         self.client.close()
         if alive(self.pid):
-            os.kill(self.pid, signal.SIGTERM)
+            send(self.pid, signal.SIGTERM)  # one without work leaves by itself
         until(lambda: not alive(self.pid), "the keeper's end")
 
 
@@ -108,8 +110,9 @@ def make(tmp_path: Path) -> Iterator[Make]:
         return made[-1]
 
     yield bench
-    for one in made:
-        one.stop()
+    with contextlib.ExitStack() as ends:
+        for one in made:
+            ends.callback(one.stop)
 
 
 def sh(script: str) -> list[str]:
@@ -678,9 +681,11 @@ def held(tmp_path: Path) -> Iterator[EngineBench]:
     yield bench
     bench.client.close()
     for pid in [pid for pid in processes("standin_keeper", str(bench.directory)) if pid != bench.pid]:
-        os.kill(pid, signal.SIGKILL)  # the guard: no keeper comes after this one
-    bench.stop()
-    server.close()
+        send(pid, signal.SIGKILL)  # the guard: no keeper comes after this one
+    try:
+        bench.stop()
+    finally:
+        server.close()
 
 
 def counting(go: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -33,7 +34,8 @@ class River1:
             os.makedirs(f"{disk.root}/{path}")
         river = River(cluster="test", cluster_id="c1", created_at=0.0)
         disk.write(layout.SENTINEL, river.model_dump_json().encode())
-        self.machine = Machine(directory, "m1", self.share)
+        self.machines = [Machine(directory, "m1", self.share)]
+        self.machine = self.machines[0]
         self.host = Host(str(self.share))
         self.daemons: list[Daemon] = []
 
@@ -76,10 +78,18 @@ class River1:
         return (self.share / path).read_bytes() if (self.share / path).exists() else b""
 
     def close(self) -> None:
-        for daemon in self.daemons:
-            daemon.stop()
-            print(daemon.log)
-        end_keepers(self.machine)
+        with contextlib.ExitStack() as ends:
+            for machine in self.machines:
+                ends.callback(end_keepers, machine)
+            for daemon in self.daemons:
+                ends.callback(stop_and_show, daemon)
+
+
+def stop_and_show(daemon: Daemon) -> None:
+    try:
+        daemon.stop()
+    finally:
+        print(daemon.log)
 
 
 @pytest.fixture
@@ -207,12 +217,11 @@ def test_a_second_runner_of_the_same_name_is_refused(river: River1) -> None:
 def test_a_node_of_another_machine_is_refused(river: River1) -> None:
     first = river.up(river.runner())
     first.stop()
-    other = Machine(river.directory, "m2", river.share)
-    second = river.runner(other)
+    river.machines.append(Machine(river.directory, "m2", river.share))
+    second = river.runner(river.machines[1])
     assert second.exit_status() == 1
     assert "hakuriver node forget n1" in second.log
     assert river.up(river.runner()).running
-    end_keepers(other)
 
 
 def test_a_signal_stops_the_runner_and_leaves_its_tasks(river: River1) -> None:
