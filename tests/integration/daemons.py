@@ -60,9 +60,17 @@ class Machine:
 def _has_socket(pid: int) -> bool:
     """A keeper listens; its guard has no descriptors but its log."""
     try:
-        return any(os.readlink(fd).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())
-    except FileNotFoundError:
-        return False
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has just ended
+    return any(_points_to(f"/proc/{pid}/fd/{fd}").startswith("socket:") for fd in descriptors)
+
+
+def _points_to(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # it has just been closed
 
 
 class Daemon:
