@@ -52,6 +52,14 @@ def ticking(path: Path, before: str = ":") -> str:
     return f"{before}; while :; do {note}; sleep 0.05; done"
 
 
+def status_of(path: Path) -> os.stat_result | None:
+    """stat(2); None if it has been removed since somebody listed it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
 def ticks(path: Path) -> list[tuple[str, int, float]]:
     """What `ticking` has noted: (node, attempt, seconds of CLOCK_BOOTTIME)."""
     lines = path.read_text().splitlines() if path.exists() else []
@@ -188,9 +196,9 @@ class Cluster:
         return self.share / path
 
     def names(self, path: str) -> list[str]:
-        """The names in a directory of the share; none if it is not there."""
+        """The names in a directory of the share, but of what is being written; none if it is not there."""
         try:
-            return os.listdir(self.path(path))
+            return [name for name in os.listdir(self.path(path)) if name[0] != "."]
         except FileNotFoundError:
             return []
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, ticking, ticks
+from cluster import Cluster, status_of, ticking, ticks
 from conftest import SCRATCH, eventually
 from daemons import CANARY, MIB
 from processes import alive
@@ -524,7 +524,8 @@ def test_nothing_is_left_lying(river: Cluster) -> None:
         places = [river.path("incoming"), river.path("host/taken")]
         places += [river.path(f"nodes/{node}/{part}") for node in ("n1", "n2") for part in parts]
         local = [path for machine in river.machines.values() for path in machine.state.rglob("out/*")]
-        return [path for place in places for path in place.iterdir()] + [path for path in local if path.stat().st_size]
+        written = [path for path in local if (status := status_of(path)) and status.st_size]
+        return [path for place in places for path in place.iterdir()] + written
 
     try:
         eventually(lambda: not left(), 30.0, every_s=0.5)
