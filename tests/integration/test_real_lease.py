@@ -188,7 +188,8 @@ def test_a_lost_task_that_ended_meanwhile_gets_its_true_ending(scratch: Path) ->
 
 
 def test_a_host_that_slept_frees_nothing(scratch: Path) -> None:
-    with Cluster(scratch, timing=SHORT) as river:
+    timing = {**SHORT, "lease": 10.0}  # for the time without a runner
+    with Cluster(scratch, timing=timing) as river:
         host = river.start_host()
         runner = river.start_runners({"n1": "m1", "n2": "m2"})["n1"]
         stamps, end = river.work / "stamps", river.work / "end"
@@ -198,7 +199,8 @@ def test_a_host_that_slept_frees_nothing(scratch: Path) -> None:
             river.in_state(job, "running")
         host.freeze()
         frozen_at = boottime()
-        eventually(lambda: boottime() > frozen_at + LOST_AFTER + SHORT["offline_after"])
+        asleep = timing["lease"] + timing["lease_margin"] + timing["offline_after"]
+        eventually(lambda: boottime() > frozen_at + asleep)
         runner.kill()  # silent from now on: the host's sleep must not be added to this
         host.thaw()
         river.beats(2)
