@@ -39,7 +39,7 @@ CALM = {
 }  # fmt: skip
 #: Times for tests that wait for a lease to run out.
 SHORT = {
-    "heartbeat_interval": 0.25, "offline_after": 1.5, "lease": 3.5, "lease_margin": 1.0,
+    "heartbeat_interval": 0.25, "offline_after": 1.5, "lease": 6.0, "lease_margin": 1.0,
     "kill_grace": 0.3, "poll_interval": 0.1,
 }  # fmt: skip
 #: Seconds after which the share may be used elsewhere, and some for a busy machine.
