@@ -156,9 +156,9 @@ class Cluster:
         self.online(node)
         return daemon
 
-    def start_runners(self, machines: dict[str, str]) -> dict[str, Daemon]:
+    def start_runners(self, machines: dict[str, str], cores: int = 4) -> dict[str, Daemon]:
         """Start a runner for each node, on the machine named, and wait until all are online."""
-        started = {node: self.runner(node, machine).start() for node, machine in machines.items()}
+        started = {node: self.runner(node, machine, cores).start() for node, machine in machines.items()}
         for node in started:
             self.online(node)
         return started

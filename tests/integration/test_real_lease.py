@@ -48,7 +48,7 @@ class Node:
     def __init__(self, river: Cluster, name: str, runner: Daemon) -> None:
         self.river, self.name, self.runner = river, name, runner
         self.stamps, self.end = river.work / f"{name}.rerun", river.work / f"{name}.end"
-        # Two cores each, and the nodes are filled in the order of their names.
+        # Two cores each: one is left, and the nodes are filled in the order of their names.
         self.rerun = river.submit(ticking(self.stamps), retries=1, cores=2, workdir="/")
         self.stays = river.submit(counting(self.end), targets=[name], cores=2, workdir="/")
         for job in (self.rerun, self.stays):
@@ -95,7 +95,7 @@ class Silence:
         river.machine("m3", mount=place)
         self.place = place
         river.start_host("m0")
-        runners = river.start_runners({"n1": "m1", "n2": "m2", "n3": "m3"})
+        runners = river.start_runners({"n1": "m1", "n2": "m2", "n3": "m3"}, cores=5)
         self.killed, self.frozen, self.cut = (Node(river, name, runners[name]) for name in ("n1", "n2", "n3"))
         river.start_runner("n4", "m4", cores=8)
         self.killed.runner.kill()
