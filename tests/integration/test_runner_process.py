@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import eventually
-from daemons import PATIENCE_S, Daemon, Machine, end_keepers, toml
+from daemons import MIB, PATIENCE_S, Daemon, Machine, end_keepers, toml
 from runner_stage import JOB, Host, start
 
 from hakuriver.records import River
@@ -241,9 +241,7 @@ def test_a_stop_while_the_share_is_away_is_quick(river: River1) -> None:
     runner = river.up(river.runner())
     os.rename(river.share, f"{river.share}.away")
     eventually(lambda: "waiting until the share is back" in runner.log or "not mounted" in runner.log, PATIENCE_S)
-    began = time.monotonic()
-    assert runner.stop() == 0
-    assert time.monotonic() - began < 10
+    assert runner.stop() == 0, "not killed because it has not heard TERM for long"
 
 
 def test_a_dead_keeper_is_replaced_and_what_it_held_is_told(river: River1) -> None:
@@ -260,20 +258,23 @@ def test_a_dead_keeper_is_replaced_and_what_it_held_is_told(river: River1) -> No
 
 def test_what_goes_over_the_local_limit_is_cut_in_the_middle(river: River1) -> None:
     runner = river.up(river.runner(limits={"output_local": "2Mi"}))
-    go = river.directory / "go"
-    river.run(
-        f"echo first; until [ -e {go} ]; do sleep 0.02; done; yes 0123456789 | head -c 8000000; sleep 2; echo last"
-    )
+    go, end = river.directory / "go", river.directory / "end"
+    river.run(f"""
+        echo first; until [ -e {go} ]; do sleep 0.02; done; yes 0123456789 | head -c 8800000; : >{go}.done
+        until [ -e {end} ]; do sleep 0.02; done; echo last""")
     eventually(lambda: river.out() == b"first\n", PATIENCE_S)
     away = Path(f"{river.share}.away")
     os.rename(river.share, away)
     go.touch()
-    eventually(lambda: list((river.machine.state / "c1/nodes/n1/keeper/out").glob("*.gaps")), PATIENCE_S)
+    eventually(Path(f"{go}.done").exists, PATIENCE_S)
+    [local] = (river.machine.state / "c1/nodes/n1/keeper/out").glob("*.out")
+    eventually(lambda: local.stat().st_blocks * 512 <= MIB, PATIENCE_S)  # half of what both streams may take
     os.rename(away, river.share)
+    end.touch()
     assert river.end()["state"] == "completed"
     out = river.out()
     assert out.startswith(b"first\n0123456789\n")
-    assert out.endswith(b"0123456789\nlast\n") or out.endswith(b"last\n")
+    assert out.endswith(b"0123456789\nlast\n")
     assert out.count(b"bytes dropped here") == 1
     assert b"\0" not in out
     assert runner.running
