@@ -101,7 +101,7 @@ def succeeded(call: Callable[[], None]) -> bool:
 
 def fill(path: Path) -> None:
     """Leave not a byte."""
-    with open(path, "wb", buffering=0) as file:
+    with open(path, "ab", buffering=0) as file:
         for size in (65536, 4096, 1):
             while True:
                 try:
@@ -122,10 +122,11 @@ def test_a_share_that_refuses_writes(scratch: Path, spoiled: tuple[Path, Spoil])
             river.in_state(job, "running")
         river.in_state(waits, "pending")
         spoil()
-        with pytest.raises(ShareProblem, match=said):
-            river.submit(["true"])
         tell(host, said)
         tell(runner, said)
+        spoil()  # what they had begun before may have made room; now they are stuck
+        with pytest.raises(ShareProblem, match=said):
+            river.submit(["true"])
         end.touch()
         eventually(lambda: not processes("-c", str(end)))
         assert not river.job(ends).over
