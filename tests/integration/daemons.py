@@ -156,7 +156,7 @@ def end_keepers(machine: Machine) -> None:
                 send(pid, signal.SIGTERM)
             return not processes("hakuriver.keeper", str(machine.state))
 
-        eventually(gone, 15.0)
+        eventually(gone, PATIENCE_S)
 
 
 def toml(sections: dict[str, dict[str, Any]]) -> str:
