@@ -5,6 +5,7 @@ Its tasks are the test's children, so that they outlive keeper, guard and attend
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -124,19 +125,20 @@ class Client:
     """The engine as its attendant sees it; the socket is named in each order, and remembered."""
 
     def __init__(self, directory: str) -> None:
-        self._note = Path(directory) / "socket"
+        self._note = Path(directory) / "socket"  #: a link, as that is made in one step: many threads read it
 
     def _call(self, op: str, **more: Any) -> Any:
         try:
             with socket.socket(socket.AF_UNIX) as sock:
-                sock.connect(self._note.read_text())
+                sock.connect(os.readlink(self._note))
                 sock.sendall(json.dumps({"op": op, "with": more}).encode() + b"\n")
                 return json.loads(sock.makefile().readline())
         except OSError as error:
             raise Away(str(error)) from error
 
     def look(self, order: Any) -> str:
-        self._note.write_text(order["spec"]["socket"])
+        with contextlib.suppress(FileExistsError):
+            self._note.symlink_to(order["spec"]["socket"])
         return str(self._call("look", name=order["name"]))
 
     def make(self, order: Any) -> None:

@@ -198,7 +198,7 @@ def _ill_daemons(page: Page, site: Site) -> Iterator[Failure]:
         if not alive(pid):
             yield Failure(page.name, f"`{command}` has ended before the page did", log.read_text()[-5000:])
             continue
-        os.kill(pid, signal.SIGTERM)
+        _send(pid, signal.SIGTERM)
         try:
             eventually(status.exists, END_S)
             eventually(status.read_text, END_S)
@@ -214,15 +214,19 @@ def _clear(site: Site) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         for _ in range(3):  # a keeper's guard makes another
             for pid in left_of(site):
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    pass  # it was quicker
+                _send(pid, number)
             try:
                 eventually(lambda: not left_of(site), 5.0)
                 return
             except AssertionError:
                 continue
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it was quicker
 
 
 def left_of(site: Site) -> list[int]:

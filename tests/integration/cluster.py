@@ -13,6 +13,7 @@ started is ended by its pid when the cluster is closed, keepers and tasks too, a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -38,7 +39,7 @@ CALM = {
 }  # fmt: skip
 #: Times for tests that wait for a lease to run out.
 SHORT = {
-    "heartbeat_interval": 0.25, "offline_after": 1.5, "lease": 3.5, "lease_margin": 1.0,
+    "heartbeat_interval": 0.25, "offline_after": 1.5, "lease": 6.0, "lease_margin": 1.0,
     "kill_grace": 0.3, "poll_interval": 0.1,
 }  # fmt: skip
 #: Seconds after which the share may be used elsewhere, and some for a busy machine.
@@ -49,6 +50,14 @@ def ticking(path: Path, before: str = ":") -> str:
     """A script that notes node, attempt and CLOCK_BOOTTIME in a file every 50 ms, for ever."""
     note = f'read up _ </proc/uptime; echo "$HAKURIVER_NODE $HAKURIVER_ATTEMPT $up" >>{shlex.quote(str(path))}'
     return f"{before}; while :; do {note}; sleep 0.05; done"
+
+
+def status_of(path: Path) -> os.stat_result | None:
+    """stat(2); None if it has been removed since somebody listed it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def ticks(path: Path) -> list[tuple[str, int, float]]:
@@ -84,15 +93,16 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """End everything, by pid."""
-        for daemon in self.daemons:
-            if daemon.process is not None:
-                daemon.stop()
-        for machine in self.machines.values():
-            end_keepers(machine)
-        for undo in reversed(self._undo):
-            undo()
-        self.show_logs()
+        """End everything, by pid: the rest also if one does not end."""
+        with contextlib.ExitStack() as ends:  # the last is called first
+            ends.callback(self.show_logs)
+            for undo in self._undo:
+                ends.callback(undo)
+            for machine in self.machines.values():
+                ends.callback(end_keepers, machine)
+            for daemon in self.daemons:
+                if daemon.process is not None:
+                    ends.callback(daemon.stop)
 
     def undo(self, call: Callable[[], object]) -> None:
         """Have something called when the cluster is closed."""
@@ -146,9 +156,9 @@ class Cluster:
         self.online(node)
         return daemon
 
-    def start_runners(self, machines: dict[str, str]) -> dict[str, Daemon]:
+    def start_runners(self, machines: dict[str, str], cores: int = 4) -> dict[str, Daemon]:
         """Start a runner for each node, on the machine named, and wait until all are online."""
-        started = {node: self.runner(node, machine).start() for node, machine in machines.items()}
+        started = {node: self.runner(node, machine, cores).start() for node, machine in machines.items()}
         for node in started:
             self.online(node)
         return started
@@ -186,9 +196,9 @@ class Cluster:
         return self.share / path
 
     def names(self, path: str) -> list[str]:
-        """The names in a directory of the share; none if it is not there."""
+        """The names in a directory of the share, but of what is being written; none if it is not there."""
         try:
-            return os.listdir(self.path(path))
+            return [name for name in os.listdir(self.path(path)) if name[0] != "."]
         except FileNotFoundError:
             return []
 

@@ -60,9 +60,17 @@ class Machine:
 def _has_socket(pid: int) -> bool:
     """A keeper listens; its guard has no descriptors but its log."""
     try:
-        return any(os.readlink(fd).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())
+        descriptors = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return False  # it has just ended, which may be told as EACCES
+    return any(_points_to(f"/proc/{pid}/fd/{fd}").startswith("socket:") for fd in descriptors)
+
+
+def _points_to(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""  # it has just been closed
 
 
 class Daemon:
@@ -149,7 +157,7 @@ def end_keepers(machine: Machine) -> None:
                 send(pid, signal.SIGTERM)
             return not processes("hakuriver.keeper", str(machine.state))
 
-        eventually(gone, 15.0)
+        eventually(gone, PATIENCE_S)
 
 
 def toml(sections: dict[str, dict[str, Any]]) -> str:

@@ -21,8 +21,11 @@ def test_a_daemon_tells_once_which_keys_have_no_effect(scratch: Path, role: str)
     network = {"host_port": 8000, "runner_port": 8001, "runner_address": "127.0.1.1"}
     config.write_text(toml({"paths": paths, "network": network, "node": {"name": "n7"}}))
     daemon = Daemon(role, machine, config, scratch / "daemon.log", []).start()
-    eventually(lambda: "holds no river.json" in daemon.log, PATIENCE_S)
-    assert daemon.stop() == 0
+    try:
+        eventually(lambda: "holds no river.json" in daemon.log, PATIENCE_S)
+    finally:
+        status = daemon.stop()
+    assert status == 0
     for key in network:
         assert daemon.log.count(f"hakuriver: {config}: network.{key} = ") == 1
     assert "host_port = 8000: it has no effect: there is no HTTP server" in daemon.log

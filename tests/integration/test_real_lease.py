@@ -50,7 +50,7 @@ class Node:
     def __init__(self, river: Cluster, name: str, runner: Daemon) -> None:
         self.river, self.name, self.runner = river, name, runner
         self.stamps, self.end = river.work / f"{name}.rerun", river.work / f"{name}.end"
-        # Two cores each, and the nodes are filled in the order of their names.
+        # Two cores each: one is left, and the nodes are filled in the order of their names.
         self.rerun = river.submit(ticking(self.stamps), retries=1, cores=2, workdir="/")
         self.stays = river.submit(counting(self.end), targets=[name], cores=2, workdir="/")
         for job in (self.rerun, self.stays):
@@ -97,7 +97,7 @@ class Silence:
         river.machine("m3", mount=place)
         self.place = place
         river.start_host("m0")
-        runners = river.start_runners({"n1": "m1", "n2": "m2", "n3": "m3"})
+        runners = river.start_runners({"n1": "m1", "n2": "m2", "n3": "m3"}, cores=5)
         self.killed, self.frozen, self.cut = (Node(river, name, runners[name]) for name in ("n1", "n2", "n3"))
         river.start_runner("n4", "m4", cores=8)
         self.killed.runner.kill()
@@ -190,7 +190,8 @@ def test_a_lost_task_that_ended_meanwhile_gets_its_true_ending(scratch: Path) ->
 
 
 def test_a_host_that_slept_frees_nothing(scratch: Path) -> None:
-    with Cluster(scratch, timing=SHORT) as river:
+    timing = {**SHORT, "lease": 10.0}  # for the time without a runner
+    with Cluster(scratch, timing=timing) as river:
         host = river.start_host()
         runner = river.start_runners({"n1": "m1", "n2": "m2"})["n1"]
         stamps, end = river.work / "stamps", river.work / "end"
@@ -200,7 +201,8 @@ def test_a_host_that_slept_frees_nothing(scratch: Path) -> None:
             river.in_state(job, "running")
         host.freeze()
         frozen_at = boottime()
-        eventually(lambda: boottime() > frozen_at + LOST_AFTER + SHORT["offline_after"])
+        asleep = timing["lease"] + timing["lease_margin"] + timing["offline_after"]
+        eventually(lambda: boottime() > frozen_at + asleep)
         runner.kill()  # silent from now on: the host's sleep must not be added to this
         host.thaw()
         river.beats(2)

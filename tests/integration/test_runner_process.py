@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import eventually
-from daemons import PATIENCE_S, Daemon, Machine, end_keepers, toml
+from daemons import MIB, PATIENCE_S, Daemon, Machine, end_keepers, toml
 from runner_stage import JOB, Host, start
 
 from hakuriver.records import River
@@ -33,7 +34,8 @@ class River1:
             os.makedirs(f"{disk.root}/{path}")
         river = River(cluster="test", cluster_id="c1", created_at=0.0)
         disk.write(layout.SENTINEL, river.model_dump_json().encode())
-        self.machine = Machine(directory, "m1", self.share)
+        self.machines = [Machine(directory, "m1", self.share)]
+        self.machine = self.machines[0]
         self.host = Host(str(self.share))
         self.daemons: list[Daemon] = []
 
@@ -76,10 +78,18 @@ class River1:
         return (self.share / path).read_bytes() if (self.share / path).exists() else b""
 
     def close(self) -> None:
-        for daemon in self.daemons:
-            daemon.stop()
-            print(daemon.log)
-        end_keepers(self.machine)
+        with contextlib.ExitStack() as ends:
+            for machine in self.machines:
+                ends.callback(end_keepers, machine)
+            for daemon in self.daemons:
+                ends.callback(stop_and_show, daemon)
+
+
+def stop_and_show(daemon: Daemon) -> None:
+    try:
+        daemon.stop()
+    finally:
+        print(daemon.log)
 
 
 @pytest.fixture
@@ -207,12 +217,11 @@ def test_a_second_runner_of_the_same_name_is_refused(river: River1) -> None:
 def test_a_node_of_another_machine_is_refused(river: River1) -> None:
     first = river.up(river.runner())
     first.stop()
-    other = Machine(river.directory, "m2", river.share)
-    second = river.runner(other)
+    river.machines.append(Machine(river.directory, "m2", river.share))
+    second = river.runner(river.machines[1])
     assert second.exit_status() == 1
     assert "hakuriver node forget n1" in second.log
     assert river.up(river.runner()).running
-    end_keepers(other)
 
 
 def test_a_signal_stops_the_runner_and_leaves_its_tasks(river: River1) -> None:
@@ -232,9 +241,7 @@ def test_a_stop_while_the_share_is_away_is_quick(river: River1) -> None:
     runner = river.up(river.runner())
     os.rename(river.share, f"{river.share}.away")
     eventually(lambda: "waiting until the share is back" in runner.log or "not mounted" in runner.log, PATIENCE_S)
-    began = time.monotonic()
-    assert runner.stop() == 0
-    assert time.monotonic() - began < 10
+    assert runner.stop() == 0, "not killed because it has not heard TERM for long"
 
 
 def test_a_dead_keeper_is_replaced_and_what_it_held_is_told(river: River1) -> None:
@@ -251,20 +258,23 @@ def test_a_dead_keeper_is_replaced_and_what_it_held_is_told(river: River1) -> No
 
 def test_what_goes_over_the_local_limit_is_cut_in_the_middle(river: River1) -> None:
     runner = river.up(river.runner(limits={"output_local": "2Mi"}))
-    go = river.directory / "go"
-    river.run(
-        f"echo first; until [ -e {go} ]; do sleep 0.02; done; yes 0123456789 | head -c 8000000; sleep 2; echo last"
-    )
+    go, end = river.directory / "go", river.directory / "end"
+    river.run(f"""
+        echo first; until [ -e {go} ]; do sleep 0.02; done; yes 0123456789 | head -c 8800000; : >{go}.done
+        until [ -e {end} ]; do sleep 0.02; done; echo last""")
     eventually(lambda: river.out() == b"first\n", PATIENCE_S)
     away = Path(f"{river.share}.away")
     os.rename(river.share, away)
     go.touch()
-    eventually(lambda: list((river.machine.state / "c1/nodes/n1/keeper/out").glob("*.gaps")), PATIENCE_S)
+    eventually(Path(f"{go}.done").exists, PATIENCE_S)
+    [local] = (river.machine.state / "c1/nodes/n1/keeper/out").glob("*.out")
+    eventually(lambda: local.stat().st_blocks * 512 <= MIB, PATIENCE_S)  # half of what both streams may take
     os.rename(away, river.share)
+    end.touch()
     assert river.end()["state"] == "completed"
     out = river.out()
     assert out.startswith(b"first\n0123456789\n")
-    assert out.endswith(b"0123456789\nlast\n") or out.endswith(b"last\n")
+    assert out.endswith(b"0123456789\nlast\n")
     assert out.count(b"bytes dropped here") == 1
     assert b"\0" not in out
     assert runner.running

@@ -14,6 +14,7 @@ import heapq
 import itertools
 import json
 import random
+import tempfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.settings = settings
-        self.scratch = scratch
+        self.scratch = Path(tempfile.mkdtemp(dir=scratch))  # a world's machines begin with empty disks
         self.log: list[Run] = []
         self.trace: deque[tuple[float, str, str, str]] = deque(maxlen=TRACED)
         self.share = Share(track=track)
