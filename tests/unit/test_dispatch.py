@@ -369,6 +369,17 @@ def test_what_policy_forbids_is_refused_at_the_door(scratch: Path) -> None:
     assert river.ask().outcome == "accepted"
 
 
+def test_a_job_without_a_target_where_one_is_required(scratch: Path) -> None:
+    river = River(scratch / "share", policy={"require_target": True})
+    river.node("n1", executors=["process"])
+    field, message, remedy = river.refused()
+    assert (field, message.partition(":")[0]) == ("targets", "policy.require_target")
+    assert "--target NODE" in remedy
+    assert river.refused(targets=["n9"])[1] == "there is no such node"
+    assert river.ask(targets=["n1"]).outcome == "accepted"
+    assert len(river.started()) == 1
+
+
 def test_tasks_of_a_batch_count_together(scratch: Path) -> None:
     river = River(scratch / "share", policy={"tasks_per_user": 3})
     lines = "".join(f'{{"command": ["x"], "array": "0-{n}"}}\n' for n in (0, 1)) + '{"command": ["x"]}\n{"end": 3}\n'
