@@ -26,6 +26,7 @@ class Shape(NamedTuple):
     job: str | None = None  #: set where a job bounds how many run at once, so that it stands alone
     most_at_once: int | None = None
     uid: int | None = None  #: set where users may not hold more than so much
+    no_queue: bool = False  #: what does not start at once is not to wait
 
     @property
     def gpus(self) -> int:
@@ -149,7 +150,7 @@ def shape_of(job: Job, k: int, by_user: bool = False) -> Shape:
     bounded = job.most_at_once is not None
     return Shape(
         job.target(k), spec.get("cores", 1), spec.get("memory_bytes") or 0, job.wishes,
-        job.id if bounded else None, job.most_at_once, job.uid if by_user else None,
+        job.id if bounded else None, job.most_at_once, job.uid if by_user else None, job.spec.get("no_queue", False),
     )  # fmt: skip
 
 
