@@ -305,7 +305,7 @@ class Host:
             placements.setdefault(placed.node, []).append(placed)
         for node in list(self.state.nodes.values()):
             self._send_to(node, placements.get(node.name, []))
-        if plan.whole and unplaced.any_left(self.state.queue) and not self.hearing.guesses(self.state.nodes):
+        if plan.whole and self.state.queue.hurried and not self.hearing.guesses(self.state.nodes):
             for change in unplaced.endings(self.state, self.nodes_index(), self.now()):
                 self.decide(change)
 

@@ -82,6 +82,7 @@ class Queue:
         self.by_user = by_user
         self.shapes: dict[Shape, dict[Rank, Lot]] = {}
         self._order: dict[Shape, list[Rank]] = {}
+        self.hurried: dict[Shape, None] = {}  #: those that are not to wait; they may have no tasks any more
 
     def __len__(self) -> int:
         return sum(len(lot) for lots in self.shapes.values() for lot in lots.values())
@@ -94,6 +95,8 @@ class Queue:
         if lot is None:
             lot = lots[rank] = Lot(rank, job.id)
             heapq.heappush(self._order.setdefault(shape, []), rank)
+            if shape.no_queue:
+                self.hurried[shape] = None
         return lot
 
     def add_job(self, job: Job) -> None:
@@ -124,6 +127,7 @@ class Queue:
             del lots[heapq.heappop(order)]
         self.shapes.pop(shape, None)
         self._order.pop(shape, None)
+        self.hurried.pop(shape, None)
         return None
 
     def lots(self, shape: Shape) -> Iterator[Lot]:

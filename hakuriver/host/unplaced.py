@@ -24,11 +24,6 @@ ROUND_MOST = 5000
 NODES_TOLD = 5
 
 
-def any_left(queue: Queue) -> bool:
-    """Whether something may wait that is not to; it costs what there is of shapes."""
-    return any(shape.no_queue for shape in queue.shapes)
-
-
 def endings(state: State, index: dict[str, Any], at: float) -> list[Change]:
     """Changes that end what waits and is not to, once all that could be placed was sent.
 
@@ -46,7 +41,7 @@ def endings(state: State, index: dict[str, Any], at: float) -> list[Change]:
 
 def _left(queue: Queue) -> Iterator[tuple[Shape, str, int]]:
     """Each task that waits and is not to: its shape, job and index."""
-    for shape in [shape for shape in queue.shapes if shape.no_queue]:
+    for shape in list(queue.hurried):
         for lot in queue.lots(shape):
             for k in lot:
                 yield shape, lot.job, k
