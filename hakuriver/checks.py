@@ -16,7 +16,9 @@ from hakuriver.spool import layout
 TASKS_MAX = 1_000_000  #: of one job
 EXECUTORS = ("auto", "docker", "systemd", "process")
 #: Fields that may not go together.
-_ENGINES = {"targets", "executor", "container", "gpus", "privileged", "mounts", "private_network", "private_pid"}
+_TOGETHER = {
+    "targets", "executor", "container", "gpus", "privileged", "mounts", "private_network", "private_pid", "no_queue",
+}  # fmt: skip
 
 
 def task_ranges(array: str | None, targets: int) -> list[tuple[int, int]] | None:
@@ -65,7 +67,7 @@ def _check_count(job: dict[str, Any]) -> None:
 
 
 def _check_together(job: dict[str, Any]) -> None:
-    if not _ENGINES.isdisjoint(job):
+    if not _TOGETHER.isdisjoint(job):
         from hakuriver import targets
 
         try:
@@ -227,4 +229,5 @@ _RULES = {
     "time_limit": duration,
     "retries": lambda field, value: _whole(field, value, 0, 1000),
     "array": _array,
+    "no_queue": _flag,
 }

@@ -143,6 +143,7 @@ def submit(
     time_limit: float | str | None = None,
     retries: int = 0,
     array: str | None = None,
+    no_queue: bool = False,
     name: str | None = None,
     receipt_timeout: float = 1.0,
 ) -> Submission:
@@ -152,8 +153,8 @@ def submit(
     attempt. `array`: 0-199, 1,3,7-9, or 0-199%8 for at most 8 at once. `targets`: node, node:NUMA, node::GPU,GPU or
     node:NUMA::GPU; one task (or one whole array) on each; none: any one node. `gpus`: so many for each task, the host
     chooses which. `container`: an environment, or NULL for none. `privileged`, `mounts` (/host:/inside, and :ro after
-    it): None: as the river is set; an empty list: none. `receipt_timeout`: seconds to wait for the host's answer; 0
-    does not wait.
+    it): None: as the river is set; an empty list: none. `no_queue`: a task that cannot be sent out at once fails, and
+    says why. `receipt_timeout`: seconds to wait for the host's answer; 0 does not wait.
 
     Raises Invalid for what no host would take, Refused if the host refuses in that time, ShareProblem.
     """
@@ -161,7 +162,7 @@ def submit(
         "name": name, "targets": targets, "cores": cores, "memory": memory, "env": env,
         "workdir": workdir, "executor": executor, "container": container, "gpus": gpus, "privileged": privileged,
         "mounts": mounts, "private_network": private_network, "private_pid": private_pid, "priority": priority,
-        "time_limit": time_limit, "retries": retries, "array": array,
+        "time_limit": time_limit, "retries": retries, "array": array, "no_queue": no_queue,
     }  # fmt: skip
     given = {key: value for key, value in fields.items() if not _is_default(key, value)}
     return _submit(open_share(shared_dir), check({"command": command, **given}), receipt_timeout)
@@ -169,7 +170,7 @@ def submit(
 
 _DEFAULTS: dict[str, Any] = {
     "cores": 1, "executor": "auto", "gpus": 0, "private_network": False, "private_pid": False, "priority": 0,
-    "retries": 0,
+    "retries": 0, "no_queue": False,
 }  # fmt: skip
 
 

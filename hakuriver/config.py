@@ -35,8 +35,8 @@ KEYS = {
         "environment": "runner_user",
         "docker": "host container_dir default_container_name initial_base_image tasks_privileged additional_mounts "
         "network user",
-        "policy": "privileged_users allowed_mounts allow_null tasks_per_user cores_per_user memory_per_user "
-        "gpus_per_user",
+        "policy": "privileged_users allowed_mounts allow_null require_target tasks_per_user cores_per_user "
+        "memory_per_user gpus_per_user",
         "network": "host_reachable_address host_bind_ip host_ssh_proxy_port runner_address host_port runner_port",
     }.items()
 }

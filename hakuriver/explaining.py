@@ -125,13 +125,13 @@ def _gpu(index: int, gpus: dict[int, dict[str, Any]], named: bool) -> str | None
     return f"GPU {index} is used by processes that are no task's" if gpu.get("foreign") and not named else None
 
 
-def share(job: Job, index: dict[str, Any] | None) -> str | None:
-    """Whether its user's tasks hold as much as they may."""
+def share(spec: dict[str, Any], uid: int | None, owner: str | None, index: dict[str, Any] | None) -> str | None:
+    """Whether the user's tasks hold as much as they may, for one of this job."""
     rules = (index or {}).get("rules") or {}
     limit = rules.get("limit")
     if not limit:
         return None
-    held, spec = rules.get("users", {}).get(str(job.uid), {}), job.spec
+    held = rules.get("users", {}).get(str(uid), {})
     kinds = (
         ("cores", "cores", spec.get("cores", 1), str),
         ("memory", "memory_bytes", spec.get("memory_bytes") or 0, units.format_size),
@@ -141,7 +141,7 @@ def share(job: Job, index: dict[str, Any] | None) -> str | None:
         most, has = limit.get(key), held.get(key) or 0
         if most is not None and asked and has + asked > most:
             return (
-                f"policy.{name}_per_user: tasks of {job.owner} hold {shown(has)}, {shown(asked)} are asked for,"
+                f"policy.{name}_per_user: tasks of {owner} hold {shown(has)}, {shown(asked)} are asked for,"
                 f" and {shown(most)} are the most"
             )
     return None
@@ -157,15 +157,20 @@ def at_once(job: Job) -> str | None:
 
 def pending(job: Job, found: list[NodeReasons], index: dict[str, Any] | None = None) -> str:
     """In one sentence why it waits; `index`: index/nodes.json."""
-    bound = at_once(job) or share(job, index)
+    bound = at_once(job) or share(job.spec, job.uid, job.owner, index)
     if bound:
         return bound
-    if not found:
-        return "no host has told of any node yet: see whether `hakuriver runner` runs on one"
     if any(not node.reasons for node in found):
         return "a node has room: it starts in a moment, or jobs before it take that room first"
+    return nowhere(job.spec, found, index)
+
+
+def nowhere(spec: dict[str, Any], found: list[NodeReasons], index: dict[str, Any] | None) -> str:
+    """In one sentence why no node takes a task of this job now."""
+    if not found:
+        return "no host has told of any node yet: see whether `hakuriver runner` runs on one"
     if any(why.startswith(offers.NO_PACKAGE) for node in found for why in node.reasons):
-        name = offers.environment(offers.wishes_of(job.spec), river_of(index))
+        name = offers.environment(offers.wishes_of(spec), river_of(index))
         return f"{offers.NO_PACKAGE} {name}: `hakuriver docker create-tar {name}` makes one"
     return "no node has room for it now"
 

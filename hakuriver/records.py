@@ -131,6 +131,7 @@ class RunRequest(DoorModel):
     )
     retries: Annotated[Whole, Field(ge=0, le=1000)] = Field(0, description="Reruns in total, never after a kill.")
     array: str | None = Field(None, description="Indices, as 0-199, 1,3,7-9 or 0-199%8 (at most 8 at once).")
+    no_queue: bool = Field(False, description="A task that cannot be sent out at once fails instead of waiting.")
 
     @field_validator("command")
     @classmethod
@@ -356,6 +357,7 @@ class JobSpec(BaseModel):
     time_limit_s: float | None = None
     retries: int = 0
     array: str | None = None
+    no_queue: bool = False
 
 
 class Ending(BaseModel):

@@ -247,6 +247,7 @@ class Policy(Section):
         ["*"], description="what of the nodes may be mounted: directories, or *", examples=[["/data", "/scratch"]]
     )
     allow_null: bool = Field(True, description="whether commands may run without a container")
+    require_target: bool = Field(False, description="whether each job must name its nodes; else the host chooses one")
     tasks_per_user: int | None = Field(
         None, ge=1, description="tasks of one user that are not over, at most", examples=[1000]
     )

@@ -93,6 +93,9 @@ class Conflict(ValueError):
 
 def check_together(job: Mapping[str, Any]) -> None:
     """Raise Conflict if what a job asks for does not go together; its values must be right one by one."""
+    if job.get("no_queue") and "%" in (job.get("array") or ""):
+        message = "with no_queue nothing waits, and tasks beyond the number after % would have to"
+        raise Conflict("array", job["array"], message, "leave one of the two out")
     parsed = [parse(target) for target in job.get("targets") or ()]
     named = next((target for target in parsed if target.gpus), None)
     if named and job.get("gpus"):

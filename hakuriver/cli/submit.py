@@ -60,6 +60,7 @@ def _interval(context: click.Context, parameter: click.Parameter, value: str | N
 @click.option("--time-limit", metavar="TIME", help="For each attempt, as 90s, 30m, 2h30m; pauses count.")
 @click.option("--retries", type=int, metavar="N", default=0, help="Reruns after failures; never after a kill.  [0]")
 @click.option("--array", metavar="INDICES", help="One task for each index: 0-199, 1,3,7-9; 0-199%8: at most 8 at once.")
+@click.option("--no-queue", is_flag=True, help="A task that cannot be sent out at once fails instead of waiting.")
 @click.option("--workdir", metavar="DIR", help="Absolute path on the node.  [shared_data on the share]")
 @click.option("--executor", metavar="E", default="auto", help="auto, docker, systemd or process.  [auto]")
 @click.option("--container", metavar="NAME", help="Environment to run in; NULL for none.  [the river's default]")
@@ -105,6 +106,7 @@ def submit(
       hakuriver submit --gpus 2 --container torch -- python train.py
       hakuriver submit --target n1:0 --target n1:1 --container NULL -- ./bound-to-memory
       hakuriver submit --priority -10 --time-limit 2h -- ./whenever-there-is-room
+      hakuriver submit --no-queue --wait --cores 4 -- ./now-or-not-at-all
       hakuriver submit --from jobs.jsonl --wait --poll-interval 0.2
     """
     river = share()

@@ -128,6 +128,7 @@ def _job_pairs(job: Job) -> list[tuple[str, object]]:
         ("priority", spec.get("priority", 0)),
         ("time limit", units.format_duration(limit) if isinstance(limit, int | float) else limit),
         ("retries", spec.get("retries", 0)),
+        ("no queue", _said(spec.get("no_queue") or None)),
         ("accepted", when(job.accepted_at)),
         ("finished", when(job.finished_at)),
         ("never sent", job.waiting if job.total > 1 else None),

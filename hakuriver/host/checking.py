@@ -230,7 +230,7 @@ def touched(kind: str, stem: str) -> ControlRequest:
 
 
 #: What is not kept of a job that does not ask for it: thousands of jobs lie in the journal.
-_LEFT_OUT = ("gpus", "private_network", "private_pid")
+_LEFT_OUT = ("gpus", "private_network", "private_pid", "no_queue")
 
 
 def spec_of(body: RunRequest) -> dict[str, Any]:

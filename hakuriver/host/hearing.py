@@ -8,6 +8,7 @@ take its own pause for theirs.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -146,6 +147,14 @@ class Hearing:
         """Whether the node has been silent for offline_after, or was never heard."""
         seen = self.seen.get(name)
         return seen is None or seen.beat is None or seen.silent_s > self._timing.offline_after
+
+    def guesses(self, nodes: Iterable[str]) -> bool:
+        """Whether one of these nodes was never heard, and not been waited for long enough to call it offline.
+
+        So it is with a host that has just begun to lead, if the share does not show it all at once.
+        """
+        found = (self.seen.get(name) for name in nodes)
+        return any(s is None or (s.beat is None and s.silent_s <= self._timing.offline_after) for s in found)
 
     def expired(self, name: str) -> bool:
         """Whether its lease and the margin are over."""

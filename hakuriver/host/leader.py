@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from hakuriver.host import answers, checking, journal, planning, sending
+from hakuriver.host import answers, checking, journal, planning, sending, unplaced
 from hakuriver.host.ahead import Ahead
 from hakuriver.host.door import Door
 from hakuriver.host.foreign import Foreign
@@ -308,11 +308,14 @@ class Host:
 
     def _plan_and_send(self) -> None:
         placements: dict[str, list[planning.Placement]] = {}
-        if self.state.queue.shapes:
-            for placed in self._plan().placements:
-                placements.setdefault(placed.node, []).append(placed)
+        plan = self._plan() if self.state.queue.shapes else planning.Plan()
+        for placed in plan.placements:
+            placements.setdefault(placed.node, []).append(placed)
         for node in list(self.state.nodes.values()):
             self._send_to(node, placements.get(node.name, []))
+        if plan.whole and self.state.queue.hurried and not self.hearing.guesses(self.state.nodes):
+            for change in unplaced.endings(self.state, self.nodes_index(), self.now()):
+                self.decide(change)
 
     def _plan(self) -> planning.Plan:
         nodes, holders = sorted(self.state.nodes.values(), key=lambda n: n.name), gpu_holders(self.state.nodes.values())

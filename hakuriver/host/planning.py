@@ -4,7 +4,7 @@ Order: priority, then admission. A task that fits may pass one that does not; on
 its best node kept free. Among nodes with room a strategy chooses, see `strategies.py`. When all room is taken,
 more tasks of a job whose tasks have just ended within a second there may be sent about a second ahead: the node's
 keeper admits them one by one. Tasks of other jobs never are: nobody could say how long they had to lie there.
-Nor are tasks with GPUs: each GPU is held by one task, which is chosen here.
+Nor are tasks with GPUs: each GPU is held by one task, which is chosen here; nor those that are not to wait.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Room:
             return False
         if shape.cores <= self.cores and shape.memory_bytes <= self.memory_bytes:
             return True
-        ahead = ahead and self.ahead > 0 and job in self.ahead_jobs and not shape.gpus
+        ahead = ahead and self.ahead > 0 and job in self.ahead_jobs and not (shape.gpus or shape.no_queue)
         return ahead and 0 < shape.cores <= self.cores + self.ahead and self.could(shape)
 
     def gpus_for(self, shape: Shape) -> tuple[int, ...] | None:
@@ -105,6 +105,7 @@ class Plan:
     placements: list[Placement] = field(default_factory=list)
     blocked: list[Shape] = field(default_factory=list)
     placed: set[Shape] = field(default_factory=set)
+    whole: bool = True  #: whether it looked at all that waits; if not, more may be placed by another
 
 
 def plan(
@@ -132,6 +133,8 @@ def plan(
             continue  # it waits for its own tasks, or its user's, and no room is kept for it
         fits_in = able.of(shape)
         room = _choose(shape, cursor.lot.job, fits_in, rules)
+        if room is None and shape.no_queue:
+            continue
         if room is None:
             result.blocked.append(shape)
             if long_waiting(shape):
@@ -148,6 +151,7 @@ def plan(
         result.placements.append(Placement(cursor.lot.job, cursor.k, room.node, choice.executor, gpus, choice.package))
         if cursor.advance():
             heapq.heappush(heap, (cursor.lot.rank, shape))
+    result.whole = len(result.placements) < most
     return result
 
 

@@ -18,6 +18,7 @@ from hakuriver.targets import NO_CONTAINER, WITHOUT_CONTAINER, parse_mount
 
 EVERYBODY, ADMINS = "*", "@admins"
 ASK = "or ask an admin of this river"
+NAME_ONE = "name one: `--target NODE`, in a file `targets`; `hakuriver node list` shows them"
 
 
 class Who(NamedTuple):
@@ -32,6 +33,7 @@ def forbidden(body: RunRequest, who: Who, policy: Policy, docker: Docker) -> lis
     """What the rules have against a job."""
     found = [
         _null(body, policy),
+        _target(body, policy),
         _privileged(body, who, policy, docker),
         *(_mount(mount, policy, docker) for mount in body.mounts or ()),
         _tasks(body, who, policy),
@@ -48,6 +50,13 @@ def _null(body: RunRequest, policy: Policy) -> dict[str, Any] | None:
     if body.container == NO_CONTAINER:
         return problem("container", body.container, message, remedy)
     return problem("executor", body.executor, message, remedy) if body.executor in WITHOUT_CONTAINER else None
+
+
+def _target(body: RunRequest, policy: Policy) -> dict[str, Any] | None:
+    if body.targets or not policy.require_target:
+        return None
+    message = "policy.require_target: a job must name the nodes that it runs on"
+    return problem("targets", "none", message, NAME_ONE)
 
 
 def _privileged(body: RunRequest, who: Who, policy: Policy, docker: Docker) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ class Shape(NamedTuple):
     job: str | None = None  #: set where a job bounds how many run at once, so that it stands alone
     most_at_once: int | None = None
     uid: int | None = None  #: set where users may not hold more than so much
+    no_queue: bool = False  #: what does not start at once is not to wait
 
     @property
     def gpus(self) -> int:
@@ -81,6 +82,7 @@ class Queue:
         self.by_user = by_user
         self.shapes: dict[Shape, dict[Rank, Lot]] = {}
         self._order: dict[Shape, list[Rank]] = {}
+        self.hurried: dict[Shape, None] = {}  #: those that are not to wait; they may have no tasks any more
 
     def __len__(self) -> int:
         return sum(len(lot) for lots in self.shapes.values() for lot in lots.values())
@@ -93,6 +95,8 @@ class Queue:
         if lot is None:
             lot = lots[rank] = Lot(rank, job.id)
             heapq.heappush(self._order.setdefault(shape, []), rank)
+            if shape.no_queue:
+                self.hurried[shape] = None
         return lot
 
     def add_job(self, job: Job) -> None:
@@ -123,6 +127,7 @@ class Queue:
             del lots[heapq.heappop(order)]
         self.shapes.pop(shape, None)
         self._order.pop(shape, None)
+        self.hurried.pop(shape, None)
         return None
 
     def lots(self, shape: Shape) -> Iterator[Lot]:
@@ -149,7 +154,7 @@ def shape_of(job: Job, k: int, by_user: bool = False) -> Shape:
     bounded = job.most_at_once is not None
     return Shape(
         job.target(k), spec.get("cores", 1), spec.get("memory_bytes") or 0, job.wishes,
-        job.id if bounded else None, job.most_at_once, job.uid if by_user else None,
+        job.id if bounded else None, job.most_at_once, job.uid if by_user else None, job.spec.get("no_queue", False),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ the same, but for ids, times and measurements. `rows`: the promises that a line 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -328,3 +329,20 @@ def test_daemons(live: Live, each: Line, spelled: Callable[[str], str]) -> None:
         print(log.read_text())
         process.terminate()
     assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_target_without_room_fails_at_once_if_that_is_asked(live: Live) -> None:
+    """So it was with every target; now the others wait."""
+    full = live.shell("hakuriver submit --target n2 --cores 4 -- sleep 600").out.strip()
+    eventually(lambda: "running" in live.shell(f"hakuriver task status {full}").out, PATIENCE_S)
+    ran = live.shell("hakuriver submit --no-queue --wait --json --target n2 -- true")
+    told = json.loads(ran.out)
+    (outcome,) = told["outcomes"]
+    why = json.loads(live.shell(f"hakuriver task why --json {told['jobs'][0]}").out)
+    waits = live.shell("hakuriver submit --target n2 -- true").out.strip()
+    assert live.shell(f"hakuriver task kill --now {full}").status == 0
+    assert (ran.status, told["outcome"], outcome["state"], outcome["exit_code"]) == (125, "accepted", "failed", 125)
+    assert "n2: 0 of 4 cores free, 1 are asked for" in outcome["reason"]
+    assert outcome["reason"] in why["why"]
+    assert live.shell(f"hakuriver task wait {waits}").status == 0
+    assert live.shell("hakuriver submit --no-queue --wait --target n2 -- true").status == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,6 +190,30 @@ def test_a_host_that_is_killed_while_tasks_run_and_end(scratch: Path) -> None:
         assert (ended.state, ended.exit_code) == ("failed", 4)
         assert [(a.attempt, a.exit_code) for a in ended.tasks[0].earlier] == [(1, 4)]
         assert river.ended(waiting).state == "completed"
+
+
+def test_a_host_that_is_killed_before_and_as_it_looks_at_what_is_not_to_wait(scratch: Path) -> None:
+    with Cluster(scratch) as river:
+        host = river.start_host()
+        river.start_runner("n1", cores=2)
+        mark, chance = f"echo $$ >>{river.work}/$HAKURIVER_TASK_ID", random.Random(7)
+        jobs = []
+        for pause in (None, 0.0, chance.uniform(0.0, 0.3), chance.uniform(0.0, 0.3)):
+            if pause is None:
+                host.kill()
+            jobs.append(river.submit(mark, array="0-999", no_queue=True, receipt_timeout=0))
+            if pause is not None:
+                time.sleep(pause)
+                host.kill()
+            host.start()
+            river.ended(jobs[-1])
+        for job in jobs:
+            told = river.job(job)
+            ran = {path.name: path.read_text().splitlines() for path in river.work.glob(f"{job}-*")}
+            assert told.counts == {"completed": 2, "failed": 998}
+            assert {task.task for task in told.tasks if task.state == "completed"} == ran.keys()
+            assert all(len(lines) == 1 for lines in ran.values()), "it ran more than once"
+            assert {task.cause for task in told.tasks} == {"exit", "no_queue"}
 
 
 def test_tasks_die_with_their_keeper(scratch: Path) -> None:

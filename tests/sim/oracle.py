@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from hakuriver.host import unplaced
 from hakuriver.host.journal import Journal, NotYet, find_baton
 from hakuriver.host.recovery import recover
 from hakuriver.host.state import State
@@ -33,6 +34,7 @@ def judge(world: World, *, lossy: bool = False, reruns: bool = False) -> list[st
     final = Final(world)
     return [
         *world.watch.wrong,
+        *([] if lossy else world.watch.waited),
         *receipts(world),
         *jobs(final),
         *endings(final, lossy),
@@ -102,6 +104,8 @@ def endings(final: Final, lossy: bool) -> Iterator[str]:
     """What is told of a task's last attempt is what happened."""
     for name, snapshot, row in final.rows():
         problem = _ending(final.runs[(name, row.attempt)], row, lossy)
+        if row.cause == unplaced.CAUSE:
+            problem = None if snapshot.spec.no_queue and _not_sent(final, name, row) else "it was to wait, or ran"
         if problem:
             yield f"{name}: {problem}; told: {row.state} {row.cause} {row.exit_code}, attempt {row.attempt}"
         if row.state == "killed" and not _was_killed(final.world, snapshot.job):
@@ -121,6 +125,12 @@ def _ending(runs: list[Run], row: TaskRow, lossy: bool) -> str | None:
     return "no attempt may end like this"
 
 
+def _not_sent(final: Final, name: str, row: TaskRow) -> bool:
+    """Whether what could not be placed never ran, or only in attempts that are noted as over."""
+    attempts = {attempt for (task, attempt), runs in final.runs.items() if task == name and runs}
+    return row.exit_code is None and attempts <= {earlier.attempt for earlier in row.earlier}
+
+
 def _was_killed(world: World, job: str) -> bool:
     return any(
         receipt["kind"] == "kill" and any(a["task"].startswith(job) for a in receipt.get("answers", ()))
@@ -132,7 +142,8 @@ def attempts(final: Final) -> Iterator[str]:
     """Each attempt but the first follows from a retry spent or from a fenced one."""
     for name, snapshot, row in final.rows():
         earlier = [attempt.attempt for attempt in row.earlier]
-        if row.attempt and earlier != list(range(1, row.attempt)):
+        latest = row.attempt + (row.cause == unplaced.CAUSE)  # one more was to come, and could not be placed
+        if row.attempt and earlier != list(range(1, latest)):
             yield f"{name}: attempt {row.attempt} follows {earlier}"
         spent = sum(attempt.state != "fenced" for attempt in row.earlier)
         requeued = any(r["kind"] == "requeue" for r in final.world.watch.receipts.values())

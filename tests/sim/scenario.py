@@ -1,4 +1,5 @@
-"""What users do in the crash tests: jobs by hand and by id, an array, failures, retries, two kills, pause, resume."""
+"""What users do in the crash tests: jobs by hand and by id, arrays, one of which is not to wait, failures, retries,
+two kills, pause, resume."""
 
 from __future__ import annotations
 
@@ -22,6 +23,10 @@ EXPECTED = {
 }
 
 
+#: Tasks of the job that is not to wait: more than all nodes have cores.
+HURRIED = 6
+
+
 class Scenario:
     """Puts all of it into a world's script."""
 
@@ -36,6 +41,7 @@ class Scenario:
         at(1.3, lambda: self._submit("retried", "0.2", "1,0", "again\n", retries=1))
         at(1.4, lambda: self._submit("killed", "inf", "0", "", retries=2))
         at(1.5, lambda: self._submit("paused", "2.5", "0", "", retries=1))
+        at(3.8, lambda: self._submit("hurried", "0.3", "0", "", array=f"0-{HURRIED - 1}", no_queue=True))
         at(3.3, lambda: world.drop(f"{self.jobs['paused']}.pause", b""))
         at(4.2, self._batch)
         at(5.3, lambda: world.drop(f"{self.jobs['killed']}.kill", b""))
@@ -76,3 +82,8 @@ class Scenario:
             found = (snapshot.state, snapshot.exit_code, ran[snapshot.job])
             if found != (state, code, runs) and not (label == "killed" and found == (state, code, 0)):
                 yield f"job {label}: {found} instead of {(state, code, runs)} (state, exit code, executions)"
+        hurried = final.snapshots[self.jobs["hurried"]]
+        completed, failed = (hurried.counts.get(state, 0) for state in ("completed", "failed"))
+        room = sum(runner.cores for runner in self.world.runners.values())
+        if completed > room or completed + failed != HURRIED or ran[hurried.job] != completed:
+            yield f"job hurried: {hurried.counts} and {ran[hurried.job]} executions; there is room for {room}"

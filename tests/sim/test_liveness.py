@@ -141,6 +141,40 @@ def test_claimed_work_is_freed_after_lease_and_margin(river: River) -> None:
     river.judge()
 
 
+def test_what_is_not_to_wait_goes_elsewhere_or_fails_when_it_is_taken_back(river: River) -> None:
+    river.running(river.submit("0.5"), node="n1")  # a new leader waits until a node has told its term, or for a lease
+    full = river.submit("inf", targets=["n2"])
+    river.running(full)
+    river.world.run(None, 5.0)
+    river.n1.stop()
+    job = river.submit("1", array="0-1", no_queue=True)
+    assert river.world.run(lambda: bool(river.world.watch.jobs.get(job, {}).get("finished_at")), 60.0)
+    assert river.world.watch.jobs[job]["counts"] == {"completed": 1, "failed": 1}
+    assert [run.node for run in river.runs(job)] == ["n2"]
+    assert {row[9] for row in river.world.watch.jobs[job]["tasks"]} == {"exit", "no_queue"}
+    river.n1.start()
+    river.world.drop(f"{full}.kill", b"")
+    assert river.world.run(river.world.done, 60.0), river.world.story()
+    river.judge()
+
+
+def test_a_retry_that_is_not_to_wait_fails_when_its_node_is_given_up(river: River) -> None:
+    full = river.submit("inf", targets=["n2"], cores=2)
+    river.running(full)
+    job = river.submit("inf", no_queue=True, retries=1)
+    first = river.running(job, node="n1")
+    river.n1.stop()
+    silent = river.world.t
+    river.until(job, "failed")
+    assert FREED_S - 2.0 < river.world.t - silent < FREED_S + 2 * ROUND_S
+    assert (first.how, river.row(job)[9], river.row(job)[2]) == ("fenced", "no_queue", 1)
+    river.n1.start()
+    river.world.drop(f"{full}.kill", b"")
+    assert river.world.run(river.world.done, 60.0), river.world.story()
+    assert (river.state(job), len(river.runs(job))) == ("failed", 1)
+    river.judge()
+
+
 def test_without_a_witness_nothing_is_freed(river: River) -> None:
     job = river.submit("inf", retries=1)
     first = river.running(job)

@@ -23,6 +23,7 @@ class Watch:
         self.jobs: dict[str, dict[str, Any]] = {}  #: newest snapshot of each
         self.wrong: list[str] = []
         self._rescanning = False
+        self.waited: list[str] = []  #: tasks that were not to wait, and did
         self._endings: dict[tuple[str, int | None, int], tuple[int, list[Any]]] = {}
 
     def name(self, owner: str, path: str, file: File) -> None:
@@ -54,6 +55,8 @@ class Watch:
         known = self.jobs.get(found["job"])
         if known is None or known["seq"] <= found["seq"]:
             self.jobs[found["job"]] = found
+        if found["spec"].get("no_queue") and (found["waiting"] or any(row[1] == "pending" for row in found["tasks"])):
+            self.waited.append(f"tasks of {found['job']} wait at {found['seq']}, and were not to: {found['counts']}")
         for row in found["tasks"]:
             self._ending(found["job"], found["seq"], row)
 

@@ -118,13 +118,13 @@ def test_all_that_containers_have_reaches_the_host(river: RiverFiles, hakuriver:
         "--private-network --private-pid --no-receipt"
     )
     assert hakuriver("submit", *options.split(), "--", "x").err == ""
-    assert hakuriver("submit", "--no-privileged", "--no-receipt", "x").err == ""
+    assert hakuriver("submit", "--no-privileged", "--no-queue", "--no-receipt", "x").err == ""
     first, second = river.asked()
     assert first == {
         "command": ["x"], "targets": ["n1:0", "n1:1"], "gpus": 2, "container": "torch", "privileged": True,
         "mounts": ["/data:/data:ro", "/a:/b"], "private_network": True, "private_pid": True,
     }  # fmt: skip
-    assert second == {"command": ["x"], "privileged": False}
+    assert second == {"command": ["x"], "privileged": False, "no_queue": True}
 
 
 def test_status_and_list_tell_where_a_task_runs_and_with_what(river: RiverFiles, hakuriver: Hakuriver) -> None:

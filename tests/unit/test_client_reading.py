@@ -365,10 +365,12 @@ def test_targets_on_one_node_stand_for_themselves() -> None:
 def test_a_user_who_holds_as_much_as_one_may(river: RiverFiles) -> None:
     river.snapshot(A, spec=JobSpec(command=["x"], cores=3))
     rules = {"limit": {"cores": 4, "memory_bytes": None, "gpus": 2}, "users": {"0": {"cores": 2, "gpus": 2}}}
-    why = explaining.share(status(A), {"rules": rules})
+    job = status(A)
+    who = (job.spec, job.uid, job.owner)
+    why = explaining.share(*who, {"rules": rules})
     assert why == "policy.cores_per_user: tasks of ann hold 2, 3 are asked for, and 4 are the most"
-    assert explaining.share(status(A), {"rules": {**rules, "users": {}}}) is None
-    assert explaining.share(status(A), {}) is None
+    assert explaining.share(*who, {"rules": {**rules, "users": {}}}) is None
+    assert explaining.share(*who, {}) is None
 
 
 def test_an_environment_without_a_package(river: RiverFiles) -> None:

@@ -145,6 +145,7 @@ def test_a_host_that_moves_is_told_from_none(river: RiverFiles) -> None:
         ("mounts", ["/a:/local_temp/:ro"], "something else is mounted at /local_temp already"),
         ("privileged", 1, "true or false"),
         ("private_pid", "no", "true or false"),
+        ("no_queue", 1, "true or false"),
         ("targets", "n1", "must be a list"),
         ("workdir", "data", "absolute"),
         ("executor", "podman", "one of auto, docker"),
@@ -170,6 +171,7 @@ def test_what_no_host_would_take_is_said_at_once(river: RiverFiles, field: str, 
         ({"container": "base", "executor": "process"}, "container", "runs without one"),
         ({"container": "NULL", "executor": "docker"}, "container", "executor docker needs one"),
         ({"mounts": ["/a:/b"], "container": "NULL"}, "mounts", "in a container only"),
+        ({"array": "0-9%2", "no_queue": True}, "array", "would have to; leave one of the two out"),
     ],
 )
 def test_what_does_not_go_together(river: RiverFiles, fields: dict[str, Any], field: str, says: str) -> None:
@@ -251,6 +253,7 @@ jobs = st.fixed_dictionaries(
         ),
         "private_network": st.booleans() | st.just("yes"),
         "private_pid": st.booleans(),
+        "no_queue": st.booleans() | st.just(0),
         "workdir": st.sampled_from(["/x", "x", "", "/a\0"]),
         "executor": st.sampled_from(["auto", "docker", "systemd", "process", "x", ""]),
         "name": st.text(max_size=3) | st.sampled_from(["x" * 200, "x" * 201]),

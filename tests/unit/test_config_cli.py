@@ -53,8 +53,8 @@ OTHER: dict[str, dict[str, Any]] = {
         "network": "host", "user": "1:1",
     },
     "policy": {
-        "privileged_users": ["ada"], "allowed_mounts": ["/a"], "allow_null": False, "tasks_per_user": 5,
-        "cores_per_user": 6, "memory_per_user": 7 << 30, "gpus_per_user": 8,
+        "privileged_users": ["ada"], "allowed_mounts": ["/a"], "allow_null": False, "require_target": True,
+        "tasks_per_user": 5, "cores_per_user": 6, "memory_per_user": 7 << 30, "gpus_per_user": 8,
     },
     "network": {
         "host_reachable_address": "10.0.0.1", "host_bind_ip": "0.0.0.0", "host_ssh_proxy_port": 2222,

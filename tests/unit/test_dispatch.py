@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hakuriver.records import (
     Gpu,
     GpuLoad,
     Heartbeat,
+    JobSnapshot,
     Load,
     Manifest,
     NodeDescription,
@@ -24,6 +26,7 @@ from hakuriver.records import (
     NumaNode,
     Receipt,
     Start,
+    TaskRow,
 )
 from hakuriver.settings import parse
 from hakuriver.spool import layout
@@ -134,6 +137,15 @@ class River:
         node = self.host.state.nodes[task.node or ""]
         end = {"state": "completed", "cause": "exit", "exit_code": 0, "wall_s": 5.0}
         event = {"kind": "ended", "job": job, "k": k, "attempt": task.attempt, "end": end}
+        self.host.decide(["events", node.name, 1, node.cursor[1] + 1, [event]])
+        self.tick()
+
+    def fail(self, job: str) -> None:
+        """Its only task has failed: as if its node had told."""
+        (task,) = self.host.state.jobs[job].live.values()
+        node = self.host.state.nodes[task.node or ""]
+        end = {"state": "failed", "cause": "exit", "exit_code": 1, "wall_s": 5.0}
+        event = {"kind": "ended", "job": job, "k": None, "attempt": task.attempt, "end": end}
         self.host.decide(["events", node.name, 1, node.cursor[1] + 1, [event]])
         self.tick()
 
@@ -369,6 +381,17 @@ def test_what_policy_forbids_is_refused_at_the_door(scratch: Path) -> None:
     assert river.ask().outcome == "accepted"
 
 
+def test_a_job_without_a_target_where_one_is_required(scratch: Path) -> None:
+    river = River(scratch / "share", policy={"require_target": True})
+    river.node("n1", executors=["process"])
+    field, message, remedy = river.refused()
+    assert (field, message.partition(":")[0]) == ("targets", "policy.require_target")
+    assert "--target NODE" in remedy
+    assert river.refused(targets=["n9"])[1] == "there is no such node"
+    assert river.ask(targets=["n1"]).outcome == "accepted"
+    assert len(river.started()) == 1
+
+
 def test_tasks_of_a_batch_count_together(scratch: Path) -> None:
     river = River(scratch / "share", policy={"tasks_per_user": 3})
     lines = "".join(f'{{"command": ["x"], "array": "0-{n}"}}\n' for n in (0, 1)) + '{"command": ["x"]}\n{"end": 3}\n'
@@ -379,6 +402,125 @@ def test_tasks_of_a_batch_count_together(scratch: Path) -> None:
     assert receipt.outcome == "refused"
     assert receipt.errors[0].field == "line 3: command"
     assert river.host.state.open_tasks[os.getuid()] == 0
+
+
+# --- what is not to wait
+
+
+def rows(river: River, receipt: Receipt) -> list[TaskRow]:
+    """The job's tasks, as told once it is over."""
+    (path,) = river.root.glob(f"jobs/done/*/*/{receipt.ids[0]}.*")
+    return JobSnapshot.model_validate_json(path.read_bytes()).tasks
+
+
+@pytest.fixture
+def small(scratch: Path) -> River:
+    """Two nodes of two cores."""
+    made = River(scratch / "share")
+    for name in ("n1", "n2"):
+        made.node(name, executors=["process"], cores=2)
+    return made
+
+
+def test_what_is_not_to_wait_and_finds_no_room_fails_at_once_and_says_why(small: River) -> None:
+    small.ask(targets=["n1"], array="0-1")
+    receipt = small.ask(cores=2, targets=["n1", "n2"], no_queue=True, retries=3)
+    assert [node for node, *_ in small.started()] == ["n1", "n1", "n2"], "its other task has room"
+    job = small.host.state.jobs[receipt.ids[0]]
+    assert (job.state_of(0), job.state_of(1), len(small.host.state.queue)) == ("failed", "assigning", 0)
+    small.end(job.id, 1)
+    failed = rows(small, receipt)[0]
+    assert (failed.state, failed.cause, failed.attempt, failed.retries_spent) == ("failed", "no_queue", 0, 0)
+    assert failed.reason == (
+        "the job asked not to wait (no_queue), and no node has room for it now (n1: 0 of 2 cores free, 2 are asked for)"
+    )
+    assert small.ask().outcome == "accepted"
+    assert [node for node, *_ in small.started()] == ["n2"], "others wait, or start, as ever"
+
+
+def test_of_a_thousand_tasks_those_without_room_fail_in_the_same_entry(small: River) -> None:
+    entries = len(small.host.journal.entries)
+    receipt = small.ask(array="0-999", no_queue=True)
+    journal = sorted((small.root / "host/journal").iterdir())[entries:]
+    (entry,) = (text for path in journal if '"jobs"' in (text := path.read_text()))
+    kinds = Counter(change[0] for change in json.loads(entry)["changes"])
+    assert (kinds["jobs"], kinds["send"], kinds["end"]) == (1, 2, 996)
+    assert len(small.started()) == 4
+    for k in range(4):
+        small.end(receipt.ids[0], k)
+    told = Counter(row.cause for row in rows(small, receipt))
+    assert told == {"exit": 4, "no_queue": 996}
+
+
+def test_it_concerns_each_time_that_a_task_becomes_ready(small: River) -> None:
+    receipt = small.ask(cores=2, targets=["n1"], no_queue=True, retries=1)
+    small.ask(cores=2, targets=["n1"], priority=1)
+    job = small.host.state.jobs[receipt.ids[0]]
+    small.fail(job.id)
+    (row,) = rows(small, receipt)
+    assert (row.state, row.cause, row.attempt, row.retries_spent) == ("failed", "no_queue", 1, 1)
+    assert [(earlier.attempt, earlier.cause) for earlier in row.earlier] == [(1, "exit")]
+
+
+def test_the_reason_tells_what_holds_it_back(scratch: Path) -> None:
+    river = River(scratch / "share", policy={"cores_per_user": 3})
+    none = rows(river, river.ask(no_queue=True))[0].reason
+    assert none.endswith("no host has told of any node yet: see whether `hakuriver runner` runs on one")
+    river.node("n1", executors=["process"])
+    river.ask(cores=2)
+    bound = rows(river, river.ask(cores=2, no_queue=True))[0].reason
+    assert "policy.cores_per_user: tasks of" in bound
+
+
+def test_of_many_nodes_some_are_told(scratch: Path) -> None:
+    river = River(scratch / "share")
+    for number in range(7):
+        river.node(f"n{number}", executors=["process"], cores=2)
+    river.ask(cores=2, array="0-6")
+    many = rows(river, river.ask(cores=2, no_queue=True))[0].reason
+    assert [f"n{number}:" in many for number in range(7)] == [True] * 5 + [False] * 2
+    assert many.endswith("; 2 nodes more)")
+
+
+def test_a_room_that_is_kept_is_not_had_by_what_is_not_to_wait(scratch: Path) -> None:
+    river = River(scratch / "share", limits={"reserve_after": 5.0})
+    river.node("n1", executors=["process"], cores=2)
+    river.ask()
+    river.ask(cores=2)
+    river.tick(8)
+    (row,) = rows(river, river.ask(no_queue=True))
+    assert "a node has room, but keeps it" in row.reason
+
+
+def test_a_host_that_has_not_heard_a_node_yet_does_not_say_that_it_has_no_room(small: River) -> None:
+    beats = sorted(small.root.glob("nodes/n*/heartbeat/*"))
+    hidden = [path.rename(path.with_name(f".{path.name}")) for path in beats]
+    small.start()
+    receipt = small.ask(no_queue=True)
+    assert small.host.state.jobs[receipt.ids[0]].state_of(0) == "pending"
+    for path in hidden:
+        path.rename(path.with_name(path.name[1:]))
+    small.tick(6)
+    assert len(small.started()) == 1
+
+
+def test_a_host_that_never_hears_a_node_says_at_last_that_there_is_none(small: River) -> None:
+    for path in small.root.glob("nodes/n*/heartbeat/*"):
+        path.unlink()
+    small.start()
+    receipt = small.ask(no_queue=True)
+    assert small.host.state.jobs[receipt.ids[0]].state_of(0) == "pending"
+    small.tick(40)
+    assert "offline" in rows(small, receipt)[0].reason
+
+
+def test_what_could_not_be_placed_stays_so_after_a_crash(small: River) -> None:
+    small.ask(targets=["n1", "n2"], cores=2)
+    receipt = small.ask(no_queue=True)
+    told = rows(small, receipt)
+    small.start()
+    assert len(small.host.state.queue) == 0
+    assert rows(small, receipt) == told
 
 
 # --- strategies

@@ -315,6 +315,8 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b'{"command": ["x"], "mounts": ["/a"]}', "mounts", "no mount"),
     (b'{"command": ["x"], "mounts": ["/a:/b:rx"]}', "mounts", "no mount"),
     (b'{"command": ["x"], "mounts": ["/a/../b:/b"]}', "mounts", "no .. in it"),
+    (b'{"command": ["x"], "no_queue": 1}', "no_queue", "valid boolean"),
+    (b'{"command": ["x"], "no_queue": true, "array": "0-9%2"}', "array", "would have to"),
     (b'{"request": "vps", "command": ["x"]}', "request", "no VPS yet"),
     (b'{"command": [""]}', "command", "empty"),
     (b'{"command": ["x"], "format": 2}', "format", "1"),

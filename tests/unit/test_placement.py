@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hakuriver.host.jobs import ONLY, Job, Task
+from hakuriver.host import unplaced
+from hakuriver.host.jobs import ONLY, PENDING, Job, Task
 from hakuriver.host.nodes import Node
 from hakuriver.host.planning import Placement, Room, Rules, plan
 from hakuriver.host.shares import Share, Shares
@@ -37,6 +38,7 @@ _jobs = st.lists(
             "gpus": st.integers(0, 3),
             "array": st.sampled_from(["0-3", "1,5", "0-5%2"]),
             "container": st.sampled_from(["NULL", "torch"]),
+            "no_queue": st.just(True),
         },
     )
     | st.fixed_dictionaries(
@@ -103,6 +105,11 @@ class Run:
             here = [placed for placed in found.placements if placed.node == name]
             if here:
                 self._send(self.state.nodes[name], here)
+        for change in unplaced.endings(self.state, {"nodes": []}, 5.0):
+            self.change(*change)
+        hurried = [job for job in self.state.jobs.values() if job.spec.get("no_queue")]
+        assert not any(job.counts[PENDING] for job in hurried), "what is not to wait never outlasts a plan"
+        assert not any(job.waiting for job in hurried)
 
     def _send(self, node: Node, placed: list[Placement]) -> None:
         rows = []

@@ -129,6 +129,30 @@ def test_short_tasks_are_sent_ahead_and_others_first() -> None:
     assert [p.node for p in found.placements[:4]] == ["a", "a", "b", "b"], "free room is used before any is sent ahead"
 
 
+def test_no_room_is_kept_for_what_is_not_to_wait() -> None:
+    jobs = [make_job(1, cores=8, no_queue=True), make_job(2, array="0-19")]
+    found = run(jobs, [room("a", 8, tasks=1), room("b", 4)], long_waiting=lambda shape: True)
+    assert found.placements[0].job == jobs[0].id, "there is room for it"
+    rooms = [room("a", 8), room("b", 4)]
+    rooms[0].cores = 7
+    found = run(jobs, rooms, long_waiting=lambda shape: True)
+    assert {(p.job, p.node) for p in found.placements} == {(jobs[1].id, "a"), (jobs[1].id, "b")}
+    assert found.blocked == [shape_of(jobs[1], 0)], "nor is it noted how long it waits"
+
+
+def test_what_is_not_to_wait_is_not_sent_ahead() -> None:
+    job = make_job(1, array="0-99", no_queue=True)
+    found = run([job], [room("a", 2, ahead=3, ahead_jobs=frozenset({job.id}))])
+    assert [p.k for p in found.placements] == [0, 1]
+
+
+def test_a_plan_that_ends_before_all_is_looked_at_says_so() -> None:
+    job = make_job(1, array="0-3", cores=0)
+    assert not plan(queue_of(job), [room("a")], lambda job: 0, lambda shape: False, Rules(), most=3).whole
+    assert plan(queue_of(job), [room("a")], lambda job: 0, lambda shape: False, Rules(), most=5).whole
+    assert plan(queue_of(job), [], lambda job: 0, lambda shape: False, Rules(), most=3).whole
+
+
 _jobs = st.lists(
     st.fixed_dictionaries(
         {"cores": st.integers(0, 5), "memory_bytes": st.integers(0, 10).map(lambda n: n * GIB)},
@@ -136,6 +160,7 @@ _jobs = st.lists(
             "priority": st.integers(-2, 2),
             "array": st.sampled_from(["0-3", "0-19%3", "1,5", "0-40"]),
             "targets": st.lists(st.sampled_from("abcz"), max_size=3),
+            "no_queue": st.just(True),
         },
     ),
     max_size=8,

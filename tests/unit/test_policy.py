@@ -42,6 +42,20 @@ def test_nothing_without_a_container(job: dict[str, Any], refused: list[tuple[st
 
 
 @pytest.mark.parametrize(
+    ("job", "refused"),
+    [
+        ({}, [("targets", "policy.require_target")]),
+        ({"targets": []}, [("targets", "policy.require_target")]),
+        ({"targets": ["n1"]}, []),
+        ({"targets": ["n1:0", "n2"]}, []),
+    ],
+)
+def test_a_target_may_be_required(job: dict[str, Any], refused: list[tuple[str, str]]) -> None:
+    assert told(job, {"require_target": True}) == refused
+    assert told(job, {}) == []
+
+
+@pytest.mark.parametrize(
     ("users", "who", "allowed"),
     [
         (["@admins"], ANN, False),

@@ -96,6 +96,16 @@ def test_a_job_that_bounds_itself_has_a_shape_of_its_own() -> None:
     assert shape_of(two, 0) == shape_of(three, 0)
 
 
+def test_what_is_not_to_wait_is_known_without_a_search() -> None:
+    queue, job = Queue(), make_job(2, array="0-2", no_queue=True)
+    queue.add_job(make_job(1, array="0-2"))
+    assert not queue.hurried
+    queue.add_job(job)
+    assert list(queue.hurried) == [shape_of(job, 0)] != [shape_of(make_job(1), 0)]
+    drain(queue)
+    assert queue.heads() == [] and not queue.hurried
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5))))
 def test_adding_and_taking_out(steps: list[tuple[bool, int]]) -> None:
     queue, job = Queue(), make_job(1, array="0-5")
