@@ -11,10 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from riverfiles import RiverFiles
 
 #: State directories may not lie in /tmp, so tests work below the checkout.
 SCRATCH = Path(__file__).resolve().parent.parent / "build" / "tmp"
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("river", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("river")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hakuriver.host import checking
@@ -557,7 +557,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[River]:
     yield River(tmp_path_factory.mktemp("door") / "share")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(stem=_stems, ending=_endings, data=_bodies | _batches)
 def test_anything_is_answered_or_left_alone(lasting: River, stem: str, ending: str, data: bytes) -> None:
     name = f"{stem}.{ending}"
