@@ -499,12 +499,14 @@ def test_a_door_that_is_not_there_is_waited_for(river: River) -> None:
 
 
 def test_files_that_change_and_vanish_while_they_are_read(river: River) -> None:
-    stop = threading.Event()
+    stop, enough = threading.Event(), threading.Event()
 
     def disturb() -> None:
         n = 0
         while not stop.is_set():
             n += 1
+            if n > 200:
+                enough.set()
             path = river.root / "incoming" / f"j{n % 5}.json"
             try:
                 path.write_bytes((RUN if n % 3 else b"{") * (n % 4))
@@ -521,6 +523,8 @@ def test_files_that_change_and_vanish_while_they_are_read(river: River) -> None:
     try:
         for _ in range(60):
             river.tick(0.5)
+        assert enough.wait(60)
+        river.tick(0.5)
     finally:
         stop.set()
         thread.join()
