@@ -11,10 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from riverfiles import RiverFiles
 
 #: State directories may not lie in /tmp, so tests work below the checkout.
 SCRATCH = Path(__file__).resolve().parent.parent / "build" / "tmp"
+
+#: What sets up somebody's shell or terminal, and what it starts.
+OF_SHELLS = frozenset({"BASH_ENV", "CDPATH", "COLUMNS", "ENV", "LANGUAGE", "LINES", "NO_COLOR", "POSIXLY_CORRECT"})
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("river", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("river")
 
 
 @pytest.fixture
@@ -43,6 +51,15 @@ def heard_signals() -> None:
     for number in (signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_environment() -> None:
+    """Whatever shell and terminal the tests are run from, their programs find the same: `env -i` is enough."""
+    for name in list(os.environ):
+        if name.startswith("LC_") or name in OF_SHELLS:
+            del os.environ[name]
+    os.environ.update(LANG="C.UTF-8", TERM="xterm", PATH=os.environ.get("PATH") or os.defpath)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,13 +114,16 @@ class River:
 
     def stop(self) -> None:
         """End all that was started, by pid; print what daemons said."""
-        self.shell("hakuriver task kill --all")
-        for daemon in reversed(self.daemons):
-            daemon.terminate()
-        for daemon in self.daemons:
-            daemon.wait(PATIENCE_S)
-        for pid in processes(str(self.directory)):
-            os.kill(pid, signal.SIGKILL)
-        for log in sorted(self.directory.glob("*.log")):
-            print(f"--- {log.name} ---\n{log.read_text()[-5000:]}")
-        shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            self.shell("hakuriver task kill --all")
+            for daemon in reversed(self.daemons):
+                daemon.terminate()
+            for daemon in self.daemons:
+                daemon.wait(PATIENCE_S)
+        finally:
+            for pid in processes(str(self.directory)):
+                with suppress(ProcessLookupError):  # it was quicker
+                    os.kill(pid, signal.SIGKILL)
+            for log in sorted(self.directory.glob("*.log")):
+                print(f"--- {log.name} ---\n{log.read_text()[-5000:]}")
+            shutil.rmtree(self.directory, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SCRATCH, eventually
+from processes import processes
 from test_cli_up import COMMAND, PATIENCE_S, Up, up_of
 
 from hakuriver.runner.executors.process import PATH
@@ -32,7 +34,7 @@ def record(*arguments):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Up]:
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=SCRATCH) as directory:
+    with tempfile.TemporaryDirectory(dir=SCRATCH, ignore_cleanup_errors=True) as directory:
         for up in up_of(Path(directory)):
             up.start("--nodes", "2", "--cores", "4")
             yield up
@@ -133,13 +135,15 @@ def test_the_documented_sweep_of_submissions(cluster: Up) -> None:
 
 
 def test_a_killed_job_leaves_no_run(cluster: Up) -> None:
-    ran = cluster.hakuriver("submit", "--", str(BIN / "hakurun"), "-j", "2", "sleep", "span:{3000017..3000020}")
+    seconds = random.randrange(10**8, 10**9)  # nobody else sleeps as long
+    span = f"span:{{{seconds}..{seconds + 3}}}"
+    ran = cluster.hakuriver("submit", "--", str(BIN / "hakurun"), "-j", "2", "sleep", span)
     job = ran.stdout.strip()
     log = cluster.root / "task_errors" / f"{job}.err"
     eventually(lambda: log.exists() and "Task 2/4" in log.read_text(), PATIENCE_S)
     assert cluster.hakuriver("task", "kill", job).returncode == 0
     assert cluster.hakuriver("task", "wait", job).returncode == 143
-    assert subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.count("sleep 30000") == 0
+    assert not [pid for number in range(4) for pid in processes(str(seconds + number))]
 
 
 def test_a_dry_run_of_a_job_is_what_submits_it(cluster: Up, records: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import eventually
+from processes import processes
 
 CLIENT = Path(__file__).with_name("shell_client.sh")
 #: All programs that the client may call; each is one of coreutils.
@@ -49,11 +52,16 @@ class River:
         self.processes.append(subprocess.Popen(self.hakuriver(*arguments), env=self.environment, stderr=self.log))
 
     def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.terminate()
-        for process in self.processes:
-            process.wait(20)
-        self.log.close()
+        try:
+            for process in reversed(self.processes):
+                process.terminate()
+            for process in self.processes:
+                process.wait(60)
+        finally:
+            for pid in processes(str(self.share.parent)):
+                with suppress(ProcessLookupError):  # it was quicker
+                    os.kill(pid, signal.SIGKILL)
+            self.log.close()
 
     def client(self, *command: str) -> subprocess.Popen[bytes]:
         """The shell client, in a world without anything but coreutils."""

@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jsonschema
 import pytest
+from conftest import eventually
 from riverfiles import RiverFiles
 
 from hakuriver.cli import docker, run
@@ -32,10 +34,27 @@ Hakuriver = Callable[..., Ran]
 
 @pytest.fixture
 def river(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> RiverFiles:
-    monkeypatch.setattr(docker, "FIRST_S", 0.3)
-    monkeypatch.setattr(docker, "SIGN_S", 0.5)
+    monkeypatch.setattr(docker, "FIRST_S", 60.0)
     monkeypatch.setattr(docker, "LOOK_S", 0.05)
     return river
+
+
+class Clock:
+    """One that a test moves, for what waits for the host; counts how often it is looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at, self.looks = 1000.0, 0
+        monkeypatch.setattr(docker, "time", SimpleNamespace(monotonic=self, time=time.time))
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return self.at
+
+    def move(self, seconds: float) -> None:
+        """Once whoever waits has seen what there is: it looks twice at the clock for each look at the river."""
+        known = self.looks
+        eventually(lambda: self.looks >= known + 4)
+        self.at += seconds
 
 
 @pytest.fixture
@@ -54,11 +73,13 @@ def index(**more: Any) -> bytes:
 
 
 class Host:
-    """Answers the one request that comes; `steps`: how far it is, before."""
+    """Answers the one request that comes; before it beats `steps` times, as long apart as `step` takes."""
 
-    def __init__(self, river: RiverFiles, steps: int = 0, **receipt: Any) -> None:
+    def __init__(
+        self, river: RiverFiles, steps: int = 0, step: Callable[[], None] = lambda: None, **receipt: Any
+    ) -> None:
         self._river = river
-        self._steps = steps
+        self._steps, self._step = steps, step
         self._receipt = {"outcome": "done", "kind": "create-tar", "text": "it is done", **receipt}
         self.asked: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._run)
@@ -71,10 +92,8 @@ class Host:
         self._thread.join()
 
     def _run(self) -> None:
-        end = time.monotonic() + 20
-        while not (dropped := self._river.dropped()) and time.monotonic() < end:
-            time.sleep(0.01)
-        (path,) = dropped
+        eventually(self._river.dropped)
+        (path,) = self._river.dropped()
         self.asked = json.loads(path.read_bytes())
         for step in range(self._steps):
             progress = {
@@ -83,7 +102,7 @@ class Host:
             }  # fmt: skip
             self._river.put(layout.ENVIRONMENTS_INDEX, index(progress=[progress]))
             self._river.beat()
-            time.sleep(0.1)
+            self._step()
         self._river.receipt(path.stem, **self._receipt)
 
 
@@ -135,12 +154,18 @@ def test_refused_is_told_as_json_as_well(river: RiverFiles, hakuriver: Hakuriver
     assert (request["kind"], request["outcome"], request["receipt"]["errors"]) == ("create-tar", "refused", [why])
 
 
-def test_it_waits_as_long_as_a_host_is_at_work(river: RiverFiles, hakuriver: Hakuriver) -> None:
-    with Host(river, steps=12):  # longer than a host may be silent
+def test_it_waits_as_long_as_a_host_is_at_work(
+    river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with Host(river, 4, lambda: clock.move(docker.SIGN_S - 1)):  # together longer than a host may be silent
         assert hakuriver("docker", "create-tar", "my-env") == (0, "it is done\n", "")
 
 
-def test_without_a_host_the_request_waits(river: RiverFiles, hakuriver: Hakuriver) -> None:
+def test_without_a_host_the_request_waits(
+    river: RiverFiles, hakuriver: Hakuriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "FIRST_S", 0.1)
     ran = hakuriver("docker", "create-tar", "my-env")
     assert ran.status == 125
     assert "host not responding" in ran.err

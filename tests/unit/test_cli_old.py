@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import click
@@ -333,17 +333,26 @@ def test_an_interval_goes_with_jobs_of_a_file(river: RiverFiles, hakuriver: Haku
     assert hakuriver(f"hakuriver submit --no-receipt --poll-interval 2 --from {scratch / 'jobs'}").status == 0
 
 
-def test_looks_are_no_further_apart_than_asked_for(river: RiverFiles) -> None:
+def test_looks_are_no_further_apart_than_asked_for(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without news the pause grows to the interval, and to a second if none is given."""
     river.snapshot(A, row(state="running"))
-    at: list[float] = []
+    now = [0.0]
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     waiter = waiting.Waiter(open_share(), [Target(A)])
     with pytest.raises(waiting.TimedOut):
-        waiting.run(waiter, 1.0, lambda _: at.append(time.monotonic()), longest=0.03)
-    often = len(at)
+        waiting.run(waiter, 20.0, longest=0.03)
+    assert max(pauses) == 0.03
+    pauses.clear()
     with pytest.raises(waiting.TimedOut):
-        waiting.run(waiter, 1.0, lambda _: at.append(time.monotonic()))
-    assert often > 2 * (len(at) - often)
+        waiting.run(waiter, 20.0)
+    assert max(pauses) == 1.0
+    assert pauses[:-1] == sorted(pauses[:-1])  # the last ends with the time
 
 
 # -- what is not there

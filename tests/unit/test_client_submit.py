@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,11 +103,15 @@ def test_without_a_host_it_says_so(river: RiverFiles) -> None:
     assert (done.receipt, done.host_alive) == (None, False)
 
 
-def test_a_host_that_moves_is_told_from_none(river: RiverFiles) -> None:
-    timer = threading.Timer(0.05, river.beat)
-    timer.start()
-    done = submit(["true"], receipt_timeout=0.5)
-    timer.join()
+def test_a_host_that_moves_is_told_from_none(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        river.beat()
+        now[0] += seconds
+
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    done = submit(["true"])
     assert (done.receipt, done.host_alive) == (None, True)
 
 
@@ -444,11 +448,9 @@ def test_a_receipt_is_found_without_reading_all_names(crowd: RiverFiles, monkeyp
     crowd.receipt("9" * 20)
     share = client.open_share()
     monkeypatch.setattr(os, "listdir", lambda path: pytest.fail("listed in full"))
-    began = time.perf_counter()
     receipt = client.read_receipt(share, "9" * 20)
     assert receipt is not None
     assert receipt.outcome == "accepted"
-    assert time.perf_counter() - began < 5
 
 
 def test_receipts_of_later_versions_and_broken_ones(river: RiverFiles) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,9 @@ FREE = {
 
 
 @pytest.fixture(autouse=True)
-def unhurried() -> Iterator[None]:
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What ends a completion that takes too long would end the tests."""
+    monkeypatch.setattr(completing, "PATIENCE_S", 1000.0)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -148,6 +151,14 @@ def test_broken_indexes_offer_nothing(river: RiverFiles, capsys: pytest.CaptureF
 def test_names_from_the_share_cannot_break_a_line(river: RiverFiles, capsys: pytest.CaptureFixture[str]) -> None:
     river.recent(job_row(RUNNING, state="running", name="a\tb\n\x1b[2J", counts={"running": 1}))
     assert told(capsys, "task", "kill", "") == [RUNNING]
+
+
+def test_a_share_that_hangs_is_not_waited_for(river: RiverFiles) -> None:
+    """The kernel ends it, whatever it is doing."""
+    hangs = "import time; from hakuriver.cli import completing, main; completing.PATIENCE_S = 0.1"
+    hangs += "; completing.completions = lambda *_: time.sleep(60); main()"
+    ran = subprocess.run([sys.executable, "-c", hangs, "node", "show", ""], capture_output=True, timeout=50)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGALRM, b"", b"")
 
 
 def test_every_value_is_known_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import eventually
+from daemonclock import Clock
 
 from hakuriver import daemons
 from hakuriver.daemons import Refused, Saying, Stop
@@ -80,10 +81,16 @@ def test_it_is_said_when_the_share_hangs_and_when_it_answers_again(
         eventually(lambda: sum("has not answered" in text for text in said(caplog)) == 2)
 
 
-def test_short_rounds_are_not_spoken_of(watched: Stop, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(50):
+def test_short_rounds_are_not_spoken_of(
+    watched: Stop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    for _ in range(8):  # together they are longer than one may be
         with watched.at_work():
-            os.sched_yield()
+            clock.at += daemons.HANGING_S / 4
+            clock.looked_at()
+        clock.at += daemons.HANGING_S / 4
+        clock.looked_at()
     assert said(caplog) == []
 
 

@@ -17,12 +17,13 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import eventually
+from doctors import given_up_when
 from riverfiles import RiverFiles
 
 from hakuriver.cli import doctor as command
 from hakuriver.cli import run
 from hakuriver.cli.schema import json_schema
-from hakuriver.doctor import examining, machine, pair, probes
+from hakuriver.doctor import machine, pair, probes
 from hakuriver.doctor.findings import BROKEN, NOTE, OK, WARNING, Finding
 from hakuriver.spool import layout
 from hakuriver.spool.access import Share
@@ -151,16 +152,16 @@ def test_a_directory_that_is_to_become_a_river(
 def test_a_share_that_hangs_when_it_is_first_looked_at(
     river: RiverFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    over, real = threading.Event(), Share.names
+    over, hanging, real = threading.Event(), given_up_when(monkeypatch), Share.names
     looked: list[str] = []
 
     def hangs(share: Share, path: str) -> list[str]:
         looked.append(threading.current_thread().name)
+        hanging.set()
         over.wait(20)
         return real(share, path)
 
     monkeypatch.setattr(Share, "names", hangs)
-    monkeypatch.setattr(examining, "MOST_S", 0.7)
     status, document = told(river, capsys, *(a.replace("RIVER", str(river.root)) for a in arguments))
     over.set()
     assert status == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import eventually
+from doctors import given_up_when
 from riverfiles import RiverFiles
 
 from hakuriver import __version__
@@ -75,7 +76,8 @@ def forget_runs() -> Iterator[None]:
     answering._started.clear()
 
 
-def test_two_sides_of_one_directory(river: RiverFiles) -> None:
+def test_two_sides_of_one_directory(river: RiverFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "RATE_LOW", 0.0)  # how fast the disk is now is not asked
     with runner(river.root, "n2") as seen:
         found = measure(river.root)
     assert {
@@ -338,13 +340,13 @@ def test_a_share_that_hangs_is_not_waited_for(
 def test_what_was_found_until_it_hung_is_told_and_what_was_not_tried(
     river: RiverFiles, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    over = threading.Event()
+    over, hanging = threading.Event(), given_up_when(monkeypatch)
 
     def hangs(bench: Bench) -> list[Finding]:
+        hanging.set()
         over.wait(30)
         return []
 
-    monkeypatch.setattr(examining, "MOST_S", 2.0)
     monkeypatch.setitem(probes.FULL, "share.rename", hangs)
     made = examination(LocalDisk(str(river.root)), scratch, "n2")
     made.run()

@@ -8,10 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -51,7 +50,8 @@ def bench(river: RiverFiles) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("check", probes.FULL)
-def test_all_is_well_on_a_local_disk(bench: Bench, check: str) -> None:
+def test_all_is_well_on_a_local_disk(bench: Bench, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "RATE_LOW", 0.0)  # how fast the disk is now is not asked
     found = probes.tried(check, probes.FULL[check], bench)
     assert found
     assert {f.status for f in found} == {OK}
@@ -95,10 +95,20 @@ def test_a_race_is_decided_by_who_stands_there(bench: Bench) -> None:
     assert stand == {"a": {0, 1, 2, 3}, "b": set()}
 
 
-def test_whoever_is_late_in_a_race_is_in_time_for_the_next(bench: Bench) -> None:
+def test_whoever_is_late_in_a_race_is_in_time_for_the_next(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     rivalry.lay_out(bench.disk, bench.path("r"), 3)
-    now = time.monotonic()
-    assert rivalry.race(bench.disk, bench.path("r"), "a", [now - 1, now + 0.05, now - 1]) == [1, 0, 2]
+    now = [10.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def monotonic() -> float:
+        sleep(1e-4)
+        return now[0]
+
+    monkeypatch.setattr(rivalry, "time", SimpleNamespace(monotonic=monotonic, sleep=sleep))
+    assert rivalry.race(bench.disk, bench.path("r"), "a", [9.0, 10.5, 9.0]) == [1, 0, 2]
+    assert now[0] == pytest.approx(10.5, abs=0.01)
 
 
 def test_what_a_race_means() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hakuriver.host import checking
@@ -501,12 +501,14 @@ def test_a_door_that_is_not_there_is_waited_for(river: River) -> None:
 
 
 def test_files_that_change_and_vanish_while_they_are_read(river: River) -> None:
-    stop = threading.Event()
+    stop, enough = threading.Event(), threading.Event()
 
     def disturb() -> None:
         n = 0
         while not stop.is_set():
             n += 1
+            if n > 200:
+                enough.set()
             path = river.root / "incoming" / f"j{n % 5}.json"
             try:
                 path.write_bytes((RUN if n % 3 else b"{") * (n % 4))
@@ -523,6 +525,8 @@ def test_files_that_change_and_vanish_while_they_are_read(river: River) -> None:
     try:
         for _ in range(60):
             river.tick(0.5)
+        assert enough.wait(60)
+        river.tick(0.5)
     finally:
         stop.set()
         thread.join()
@@ -559,7 +563,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[River]:
     yield River(tmp_path_factory.mktemp("door") / "share")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(stem=_stems, ending=_endings, data=_bodies | _batches)
 def test_anything_is_answered_or_left_alone(lasting: River, stem: str, ending: str, data: bytes) -> None:
     name = f"{stem}.{ending}"

@@ -46,7 +46,7 @@ def said(shell: list[str], command: list[str], total: int) -> Iterator[list[str]
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[-1])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(SPANS, max_size=3))
 def test_each_task_gets_its_combination(shell: list[str], found: list[Span]) -> None:
     sweep = Sweep(found)
@@ -55,7 +55,7 @@ def test_each_task_gets_its_combination(shell: list[str], found: list[Span]) -> 
     assert list(said(shell, command, sweep.total)) == [list(c) for c in product(*map(own_values, found))]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(SPANS, max_size=3))
 def test_functions_get_what_they_would_get_here(found: list[Span]) -> None:
     sweep = Sweep(found)

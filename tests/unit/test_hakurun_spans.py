@@ -105,7 +105,7 @@ def test_what_is_wrong_is_named(text: str, says: str) -> None:
 ENDS = st.one_of(st.integers(-30, 30).map(str), st.integers(0, 30).map(lambda n: f"0{n}"), st.just("-007"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(ENDS, ENDS, st.sampled_from(["", "..1", "..2", "..-3", "..7"])), min_size=20, max_size=20))
 def test_ranges_are_those_of_bash(ranges: list[tuple[str, str, str]]) -> None:
     braces = [f"{{{first}..{last}{step}}}" for first, last, step in ranges]

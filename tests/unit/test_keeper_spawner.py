@@ -1,10 +1,10 @@
 """The spawner's threads: one that hangs in a dead mount must not hold up the others."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+from conftest import eventually
 
 from hakuriver.keeper import kernel, spawn
 from hakuriver.keeper.spawn import MAX_THREADS, STUCK_S, THREADS, Failure, Spawner
@@ -13,13 +13,6 @@ from hakuriver.keeper.task import Spec, Task
 
 def task(name: str) -> Task:
     return Task(Spec({"argv": ["x"]}), {"task": name, "attempt": 1}, 0, "o")
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -45,13 +38,13 @@ def test_a_stuck_start_gets_a_colleague(mount: threading.Event) -> None:
     spawner = Spawner(lambda _: True, lambda: None)
     for name in ("hangs",) * THREADS + ("a", "b"):
         spawner.hand_over(task(name))
-    until(lambda: len(spawner._busy) == THREADS)
+    eventually(lambda: len(spawner._busy) == THREADS)
     spawner.relieve(kernel.boottime())
     assert spawner._threads == THREADS
     spawner.relieve(kernel.boottime() + STUCK_S + 1)
-    until(lambda: names(spawner) == ["a", "b"])
+    eventually(lambda: names(spawner) == ["a", "b"])
     mount.set()
-    until(lambda: names(spawner) == ["a", "b"] + ["hangs"] * THREADS)
+    eventually(lambda: names(spawner) == ["a", "b"] + ["hangs"] * THREADS)
 
 
 def test_colleagues_are_bounded(mount: threading.Event) -> None:
@@ -59,7 +52,7 @@ def test_colleagues_are_bounded(mount: threading.Event) -> None:
     for _ in range(2 * MAX_THREADS):
         spawner.hand_over(task("hangs"))
     for n in range(2 * MAX_THREADS):
-        until(lambda n=n: len(spawner._busy) == min(n + THREADS, MAX_THREADS))  # type: ignore[misc]
+        eventually(lambda n=n: len(spawner._busy) == min(n + THREADS, MAX_THREADS))  # type: ignore[misc]
         spawner.relieve(kernel.boottime() + STUCK_S + 1)
     assert spawner._threads == MAX_THREADS
 
@@ -67,7 +60,7 @@ def test_colleagues_are_bounded(mount: threading.Event) -> None:
 def test_what_may_not_start_any_more_is_not_launched(mount: threading.Event) -> None:
     spawner = Spawner(lambda _: False, lambda: None)
     spawner.hand_over(task("hangs"))
-    until(lambda: spawner.results)
+    eventually(lambda: spawner.results)
     result = spawner.take()
     assert result is not None
     assert isinstance(result[1], Failure)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import eventually
+from daemonclock import Clock
 
 from hakuriver import daemons, notifying
 from hakuriver.daemons import Saying, Stop
@@ -226,8 +227,14 @@ def test_a_long_round_in_which_the_share_answers_is_a_good_one(
 ) -> None:
     stop, listener = watched
     monkeypatch.setattr(daemons, "LONG_S", 0.02)
-    monkeypatch.setattr(daemons, "HANGING_S", 0.4)
+    clock = Clock(monkeypatch)
     disk = LocalDisk(str(scratch), stop.answered)
+
+    def look() -> bool:
+        disk.list("")
+        clock.at += daemons.HANGING_S / 4
+        clock.looked_at()
+        return listener.told().count("WATCHDOG=1") > 10 and clock.at - 1000 > 2 * daemons.HANGING_S
 
     def fed_by(call: Callable[[], object]) -> int:
         before = listener.told().count("WATCHDOG=1")
@@ -238,8 +245,7 @@ def test_a_long_round_in_which_the_share_answers_is_a_good_one(
         return listener.told().count("WATCHDOG=1") - before
 
     with stop.at_work():
-        # A sign in 10 ms at most: the round is longer than HANGING_S by then.
-        eventually(lambda: (disk.list(""), listener.told().count("WATCHDOG=1"))[1] > 50, every_s=0.001)
+        eventually(look, every_s=0.001)
         assert not any("has not answered" in line for line in listener.heard)
         telling = threading.Thread(target=lambda: told.append(fed_by(lambda: disk.list(""))))
         told: list[int] = []

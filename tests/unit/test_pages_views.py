@@ -90,7 +90,7 @@ times = st.one_of(st.none(), st.floats(-1e18, 1e18), st.floats(1e9, 2e9))
 @given(
     st.lists(st.tuples(times, times, st.sampled_from(["running", "completed", "pending", "lost"])), max_size=40), times
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_timeline_stays_inside_whatever_the_clocks_say(found: list[Any], now: float | None) -> None:
     rows = [row(k, started_at=a, ended_at=b, state=state) for k, (a, b, state) in enumerate(found)]
     for lane in timeline(rows, now or 0.0):
@@ -104,7 +104,7 @@ def test_any_time_can_be_shown(seconds: float | None) -> None:
 
 
 @given(st.text(), st.text())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_is_escaped_and_bears_no_control_characters(name: str, reason: str) -> None:
     job = {**snapshot(1), "name": name + "<i>", "tasks": [row(reason=reason + "</td><script>x", state="failed")]}
     text = html(job)

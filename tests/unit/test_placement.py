@@ -265,7 +265,7 @@ def seen(state: State) -> Any:
     }  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_jobs, _steps, st.booleans(), st.sampled_from(["first-fit", "best-fit", "least-loaded", "round-robin"]))
 def test_nothing_is_given_twice_and_a_replay_comes_to_the_same(
     specs: list[dict[str, Any]], steps: list[tuple[str, int]], by_user: bool, strategy: str
