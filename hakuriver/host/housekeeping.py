@@ -7,7 +7,7 @@ broken off, by a share that went away or by the host's end, begins anew and find
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +19,8 @@ from hakuriver.spool.files import Disk, Entry, ShareError
 
 #: Seconds of a tick that go to a collection: if nothing else happens in it, and if something does.
 SLICE_S, SLICE_BUSY_S = 0.1, 0.02
+#: What is deleted.
+KINDS = JOBS, OUTPUTS, RECEIPTS = "jobs", "outputs", "receipts"
 
 
 class Collection:
@@ -31,7 +33,8 @@ class Collection:
         self.jobs_before = now - (keep.jobs if older_than is None else older_than)
         self.outputs_before = now - (keep.outputs if older_than is None else older_than)
         self.receipts_before = now - (keep.receipts if older_than is None else older_than)
-        self.jobs = self.outputs = self.receipts = self.failed = 0
+        self.deleted = Counter(dict.fromkeys(KINDS, 0))
+        self.failed = 0
         self.why = ""  #: of the first that could not be deleted
 
     def may_concern(self, job: str) -> bool:
@@ -40,7 +43,7 @@ class Collection:
 
     def text(self) -> str:
         """For people."""
-        text = f"deleted {self.jobs} jobs, {self.outputs} outputs, {self.receipts} receipts"
+        text = "deleted " + ", ".join(f"{self.deleted[kind]} {kind}" for kind in KINDS)
         return f"{text}; {self.failed} could not be deleted, the first: {self.why}" if self.failed else text
 
 
@@ -62,6 +65,7 @@ class Housekeeping:
         self._open: deque[Collection] = deque()  #: the first is under way
         self._steps: Iterator[None] | None = None
         self._over: list[Collection] = []
+        self._removed: list[str] = []  #: kinds of what is gone since the share was last seen to be there
         self._ended: set[str] = set()  #: jobs that it may concern, and that were active when it was under way
         self._gone: list[str] = []
 
@@ -82,10 +86,18 @@ class Housekeeping:
     def go_on(self, seconds: float) -> None:
         """Delete for so long, and do one operation at least. Raises ShareError while the share is away."""
         end = self._clock() + seconds
-        while self._open:
-            self._step(self._open[0])
-            if self._clock() >= end:
-                return
+        try:
+            while self._open:
+                first = self._open[0]
+                self._step(first)
+                if self._clock() >= end:
+                    return self._settle(first)
+        except BaseException:
+            # What raises is over, as generators are: the next step begins anew, and finds what only seemed to be gone.
+            self._steps = None
+            self._removed.clear()
+            raise
+        return None
 
     def answers(self) -> list[tuple[Asked, str]]:
         """Requests that are done since the last call, and what to say."""
@@ -93,20 +105,26 @@ class Housekeeping:
         return [(each.asked, each.text()) for each in over if each.asked is not None]
 
     def gone(self) -> list[str]:
-        """Jobs deleted since the last call."""
+        """Jobs deleted since the last call; some of them only now, if the share went away meanwhile."""
         gone, self._gone = self._gone, []
         return gone
 
     def _step(self, first: Collection) -> None:
-        # What raises is over, as generators are: the next step begins anew.
-        steps, self._steps = self._steps or self._collect(first), None
-        for _ in steps:
-            self._steps = steps
+        self._steps = self._steps or self._collect(first)
+        for _ in self._steps:
             return
+        self._settle(first)
+        self._steps = None
         self._open.popleft()
         self._ended.clear()
         if first.asked is not None:
             self._over.append(first)
+
+    def _settle(self, first: Collection) -> None:
+        """Count what was removed. Where the share is not, all seems to be gone, and nothing was listed."""
+        files.present(self._disk)
+        first.deleted.update(self._removed)
+        self._removed.clear()
 
     # -- one collection; it stops after each operation
 
@@ -115,8 +133,7 @@ class Housekeeping:
         for tree in (layout.OUTPUTS, layout.ERRORS):
             yield from self._outputs(first, tree)
         for name, _, job in (yield from self._older(first, layout.RECEIPTS, first.receipts_before)):
-            first.receipts += yield from self._remove(first, job, f"{layout.RECEIPTS}/{name}")
-        files.present(self._disk)  # where the share is not, nothing was listed
+            yield from self._remove(first, RECEIPTS, job, f"{layout.RECEIPTS}/{name}")
 
     def _jobs(self, first: Collection) -> Iterator[None]:
         for day in (yield from self._list(first, layout.DONE)):
@@ -130,22 +147,21 @@ class Housekeeping:
 
     def _bucket(self, first: Collection, directory: str) -> Iterator[None]:
         for name, _, job in (yield from self._older(first, directory, first.jobs_before)):
-            if layout.parse_snapshot(name) and (yield from self._remove(first, job, f"{directory}/{name}")):
-                first.jobs += 1
-                self._gone.append(job)
+            if layout.parse_snapshot(name):
+                yield from self._remove(first, JOBS, job, f"{directory}/{name}")
         self._disk.rmdir(directory)
         yield
 
     def _outputs(self, first: Collection, tree: str) -> Iterator[None]:
         for name, is_dir, job in (yield from self._older(first, tree, first.outputs_before)):
             if not is_dir:
-                first.outputs += yield from self._remove(first, job, f"{tree}/{name}")
+                yield from self._remove(first, OUTPUTS, job, f"{tree}/{name}")
             elif not self._kept(job):
                 yield from self._empty(first, job, f"{tree}/{name}")
 
     def _empty(self, first: Collection, job: str, directory: str) -> Iterator[None]:
         for entry in (yield from self._list(first, directory)):
-            first.outputs += yield from self._remove(first, job, f"{directory}/{entry.name}")
+            yield from self._remove(first, OUTPUTS, job, f"{directory}/{entry.name}")
         self._disk.rmdir(directory)
         yield
 
@@ -167,16 +183,16 @@ class Housekeeping:
         yield
         return entries
 
-    def _remove(self, first: Collection, job: str, path: str) -> Generator[None, None, bool]:
-        """Remove a file of a job, unless that is kept; tell whether it is gone."""
+    def _remove(self, first: Collection, kind: str, job: str, path: str) -> Iterator[None]:
+        """Remove a file of a job, unless that is kept."""
         if self._kept(job):
-            return False
-        gone = False
+            return
         with self._noting(first):
             self._disk.remove(path)
-            gone = True
+            self._removed.append(kind)
+            if kind == JOBS:
+                self._gone.append(job)
         yield
-        return gone
 
     def _kept(self, job: str) -> bool:
         return job in self._ended or self._active(job)

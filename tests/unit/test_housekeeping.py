@@ -194,6 +194,24 @@ def test_a_share_that_goes_away_is_waited_for(house: House) -> None:
     assert house.there(paths) == []
 
 
+def test_what_seems_gone_while_the_share_is_away_is_not_told_as_deleted(house: House) -> None:
+    """Between two ticks it is back, and no operation has failed: what a slice has not deleted is done once more."""
+    jobs = [job_of(40, number) for number in range(5)]
+    paths = [path for job in jobs for path in house.job(job)]
+    house.keeping.ask(NOW, None, asked())
+    house.until_removed(paths[0])
+    away = house.root.with_name("away")
+    house.root.rename(away)
+    house.root.mkdir()
+    with pytest.raises(ShareAway):
+        house.keeping.go_on(3.5 * EACH_S)
+    house.root.rmdir()
+    away.rename(house.root)
+    assert house.finish() == ["deleted 5 jobs, 5 outputs, 5 receipts"]
+    assert house.there(paths) == []
+    assert set(house.keeping.gone()) == set(jobs)
+
+
 def test_each_request_is_answered_for_itself(house: House) -> None:
     house.job(job_of(40))
     house.job(job_of(3, 1))
