@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hakuriver import offers
 from hakuriver.host import checking, door, policy
@@ -12,7 +13,7 @@ from hakuriver.host.finished import Finished
 from hakuriver.host.fitting import Fitting
 from hakuriver.host.jobs import ONLY, Job
 from hakuriver.host.state import refusal
-from hakuriver.ids import JOB_ID_DIGITS, is_job_id, parse_task
+from hakuriver.ids import JOB_ID_DIGITS, parse_task
 from hakuriver.records import (
     FINAL,
     ControlRequest,
@@ -34,6 +35,14 @@ NODE_DONE = {
     "undrain": "is in service",
     "forget": "is forgotten",
 }
+
+
+class _Requeued(NamedTuple):
+    """A job that a requeue names."""
+
+    job: Job
+    snapshot: dict[str, Any] | None  #: if it is over, and to come to life again
+    again: dict[int, None]  #: indices of the tasks that are to be run once more
 
 
 class Answers:
@@ -216,32 +225,41 @@ class Answers:
         return not job.single
 
     def _requeue(self, asked: Asked) -> None:
-        body = asked.body
+        """Decided when all is read, by one change for each job, which goes through all that is over of it."""
+        found: dict[str, _Requeued] = {}
         done: list[list[Any]] = []
-        for target in dict.fromkeys(body.targets):
+        for target in dict.fromkeys(asked.body.targets):
             job_id, k = parse_task(target) or (target, None)
-            done += self._requeue_one(target, job_id, k)
+            done += self._requeue_one(target, job_id, k, found)
+        for job, snapshot, again in found.values():
+            if again and snapshot is not None:
+                self._host.decide(["revive", snapshot])
+            if again:
+                self._host.decide(["requeue", job.id, [job.wire_k(i) for i in again]])
         rows = [{"task": task, "ok": ok, "outcome": outcome} for task, ok, outcome in done]
         self._host.decide(["receipt", self._receipt(asked, "done", answers=rows), asked.entry])
 
-    def _requeue_one(self, target: str, job_id: str, k: int | None) -> list[list[Any]]:
-        if not is_job_id(job_id):
+    def _requeue_one(self, target: str, job_id: str, k: int | None, found: dict[str, _Requeued]) -> list[list[Any]]:
+        """`found`: jobs that this request has named before; added to."""
+        if job_id not in found and (looked_up := self._look_up(job_id)) is not None:
+            found[job_id] = looked_up
+        if job_id not in found:
             return [[target, False, "there is no such job"]]
-        job = self._state.jobs.get(job_id)
-        if job is None:
-            snapshot = self.finished.read(job_id)
-            if snapshot is None:
-                return [[target, False, "there is no such job"]]
-            self._host.decide(["revive", snapshot])
-            job = self._state.jobs[job_id]
+        job, _, again = found[job_id]
         if k is not None and not self._has(job, k):
             return [[target, False, "there is no such task"]]
         wanted = [ONLY if k is None else k] if k is not None or job.single else _unsuccessful(job)
-        over = [i for i in wanted if job.state_of(i) in FINAL]
+        over = [i for i in wanted if job.state_of(i) in FINAL and i not in again]
         if not over:
             return [[target, False, "nothing to requeue: no task of it has ended" if k is None else "it is not over"]]
-        self._host.decide(["requeue", job.id, [job.wire_k(i) for i in over]])
+        again.update(dict.fromkeys(over))
         return [[job.name_of(i), True, "requeued"] for i in over]
+
+    def _look_up(self, job_id: str) -> _Requeued | None:
+        if job_id in self._state.jobs:
+            return _Requeued(self._state.jobs[job_id], None, {})
+        snapshot = self.finished.read(job_id)
+        return None if snapshot is None else _Requeued(Job.load(json.dumps(snapshot).encode()), snapshot, {})
 
     # -- nodes and housekeeping
 

@@ -523,6 +523,41 @@ def test_what_could_not_be_placed_stays_so_after_a_crash(small: River) -> None:
     assert rows(small, receipt) == told
 
 
+# --- what is requeued
+
+
+def requeue(river: River, *targets: str) -> tuple[Counter[str], list[str]]:
+    """Drop a request and tick; the kinds of the changes in the entry that answers it, and the answers."""
+    name = new_job_id()
+    request = {"request": "requeue", "targets": targets}
+    (river.root / "incoming" / f"{name}.json").write_text(json.dumps(request))
+    river.tick()
+    (entry,) = (text for path in (river.root / "host/journal").iterdir() if f'"{name}"' in (text := path.read_text()))
+    receipt = Receipt.model_validate_json((river.root / layout.receipt(name)).read_bytes())
+    return Counter(change[0] for change in json.loads(entry)["changes"]), [row.outcome for row in receipt.answers]
+
+
+def test_tasks_of_a_job_are_requeued_by_one_change_however_they_are_named(small: River) -> None:
+    """Each change goes through all that is over of the job, which may be a hundred thousand tasks."""
+    small.ask(array="0-3")
+    (job,) = small.ask(array="0-9", no_queue=True).ids or [""]
+    assert job not in small.host.state.jobs
+    kinds, told = requeue(small, f"{job}-3", f"{job}-5", job, f"{job}-7", f"{job}-11")
+    assert (kinds["revive"], kinds["requeue"], kinds["end"]) == (1, 1, 10)
+    assert told == [*["requeued"] * 10, "it is not over", "there is no such task"]
+    assert job not in small.host.state.jobs, "over again"
+
+
+def test_a_job_of_which_nothing_is_requeued_is_not_taken_into_memory(small: River) -> None:
+    (job,) = small.ask(array="0-1").ids or [""]
+    small.end(job, 0)
+    small.end(job, 1)
+    kinds, told = requeue(small, job, f"{job}-2")
+    assert told == ["nothing to requeue: no task of it has ended", "there is no such task"]
+    assert kinds == {"receipt": 1}
+    assert not small.host.state.jobs
+
+
 # --- strategies
 
 
