@@ -258,6 +258,7 @@ class Answers:
     def _look_up(self, job_id: str) -> _Requeued | None:
         if job_id in self._state.jobs:
             return _Requeued(self._state.jobs[job_id], None, {})
+        self._host.beat()  # thousands may take longer than the lease
         snapshot = self.finished.read(job_id)
         return None if snapshot is None else _Requeued(Job.load(json.dumps(snapshot).encode()), snapshot, {})
 

@@ -402,7 +402,7 @@ class Host:
                 self.decide(["receipt", waiting.receipt(self.now())])
             self.state.answered.clear()
             if not self.changes:
-                return self._beat()
+                return self.beat()
             self._uncommitted = self._entry(None)
         self._commit_entry()
         return True
@@ -423,7 +423,7 @@ class Host:
     def _shown_first(self, changes: list[Change]) -> list[sending.Effect]:
         """Snapshots that must be there before the receipts: who waits for a requeued task must not see its last end."""
         requeued = [change[1] for change in changes if change[0] == "requeue"]
-        return [Requeued(self.snapshots, requeued)] if requeued else []
+        return [Requeued(self.snapshots, requeued, self.beat)] if requeued else []
 
     def _checkpoint(self, idle: bool) -> None:
         """Commit a checkpoint if one is due: an entry of its own, of a state that is committed as a whole."""
@@ -434,7 +434,8 @@ class Host:
             self._uncommitted = self._entry(document)
             self._commit_entry()
 
-    def _beat(self) -> bool:
+    def beat(self) -> bool:
+        """Show now and then that this host leads; False. Raises Superseded. Whatever takes long calls it meanwhile."""
         if self._every("beat", self.timing.heartbeat_interval):
             self.journal.beat()
         return False
@@ -497,7 +498,7 @@ class Host:
         if not self.housekeeping.busy and self._every("collect", COLLECT_S):
             self.housekeeping.ask(self.now())
         if self.housekeeping.busy:
-            self._beat()  # whoever was held up in this tick for long may have been succeeded, and is to delete nothing
+            self.beat()  # whoever was held up in this tick for long may have been succeeded, and is to delete nothing
             self.housekeeping.go_on(SLICE_S if idle else SLICE_BUSY_S)
 
     def _keeps(self, job: str) -> bool:

@@ -8,7 +8,7 @@ What it makes needless, older entries and older snapshots, is removed when that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from hakuriver.host.jobs import Job
@@ -33,10 +33,13 @@ class Requeued(NamedTuple):
 
     snapshots: Snapshots
     jobs: list[str]
+    beat: Callable[[], object]  #: called between them: thousands may take longer than the lease
 
     def perform(self, _disk: Disk, _lock: Lock) -> None:
         """Write the snapshots, where they are not written yet."""
-        self.snapshots.write_now(self.jobs)
+        for job in self.jobs:
+            self.snapshots.write_now(job)
+            self.beat()
 
 
 class Snapshots:
@@ -78,11 +81,10 @@ class Snapshots:
             del self._state.touched[job.id]
         return written
 
-    def write_now(self, jobs: list[str]) -> None:
-        """Write those of some jobs; the state must be committed as it is."""
-        for job in jobs:
-            if job in self._state.jobs:
-                self._write_one(self._state.jobs[job])
+    def write_now(self, job: str) -> None:
+        """Write that of a job; the state must be committed as it is."""
+        if job in self._state.jobs:
+            self._write_one(self._state.jobs[job])
 
     def _due(self, now: float, most: int) -> list[Job]:
         finished: list[Job] = []

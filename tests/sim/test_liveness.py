@@ -11,6 +11,7 @@ import pytest
 from hakuriver.host.hearing import EventReader
 from hakuriver.host.leader import Superseded
 from hakuriver.records import HOLDING
+from hakuriver.spool import layout
 from sim.actors import Actor, RunnerActor
 from sim.disk import Point
 from sim.keeper import Run
@@ -412,6 +413,39 @@ def test_a_requeue_survives_the_host_at_every_operation(scratch: Path) -> None:
     """Also whose receipt was told: the snapshot that shows it comes first (see Watch)."""
     tried = next(at for at in itertools.count(1) if not _died_before_the_end(River(scratch), at))
     assert tried > 10
+
+
+def test_who_requeues_much_on_a_slow_share_does_not_cost_the_host_its_lead(
+    river: River, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read the jobs takes several leases, and so does to write what the receipt tells; a standby looks on."""
+    world = river.world
+    host, read, write, each_s = world.host, world.host.disk.read, world.host.disk.write, 2.0
+    jobs = [river.submit("0.1", "1,0") for _ in range(round(2.5 * LEASE_S / each_s))]
+    assert world.run(lambda: len(world.log) == len(jobs) and world.done(), 60.0), world.story()
+    other = world.second_host()
+    world.run(None, 3.0)
+
+    def answered() -> bool:
+        return any(receipt["name"] == "again.json" for receipt in world.watch.receipts.values())
+
+    def slow_read(path: str) -> bytes:
+        world.hang(host, each_s if path.startswith(layout.DONE) else 0.0)
+        return read(path)
+
+    def slow_write(path: str, data: bytes, *, durable: bool = True) -> None:
+        world.hang(host, each_s if path.startswith(layout.ACTIVE) and not answered() else 0.0)
+        write(path, data, durable=durable)
+
+    monkeypatch.setattr(host.disk, "read", slow_read)
+    monkeypatch.setattr(host.disk, "write", slow_write)
+    begun = world.t
+    world.drop("again.json", {"request": "requeue", "targets": jobs})
+    assert world.run(answered, 10 * LEASE_S), world.story()
+    assert world.t - begun > 4 * LEASE_S
+    assert (host.host.leading, other.host.leading, host.host.journal.baton.term) == (True, False, 1)
+    assert world.run(lambda: len(world.log) == 2 * len(jobs) and world.done(), 60.0), world.story()
+    river.judge(reruns=True)
 
 
 def _died_before_the_end(river: River, at: int) -> bool:
