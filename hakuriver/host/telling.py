@@ -31,6 +31,9 @@ ROUND_S = 2.0
 #: Seconds after which this thread lets go of the interpreter when the host's own thread wants it.
 SWITCH_S = 0.0005
 
+#: What may come with every tick, for minutes: it is told together.
+_MANY = ("tell", "forget")
+
 Position = tuple[int, int]
 
 
@@ -83,7 +86,7 @@ class Telling:
         pending: list[Any] = []
         while True:
             pending.append(self._queue.get())
-            self._stopping.wait(ROUND_S if pending[0][0] == "tell" and self._teller else 0.0)
+            self._stopping.wait(ROUND_S if pending[0][0] in _MANY and self._teller else 0.0)
             while not self._queue.empty():
                 pending.append(self._queue.get())
             try:
@@ -107,10 +110,10 @@ class Telling:
             self._stale = True
         if self._stale or any(item[0] == "reindex" for item in pending):
             self._rebuild(teller, checks[-1] if checks else None)
+        if gone := [job for item in pending if item[0] == "forget" for job in item[1]]:
+            teller.forget(gone)
         for item in pending:
-            if item[0] == "forget":
-                teller.forget(item[1])
-            elif item[0] == "environments":
+            if item[0] == "environments":
                 teller.environments(item[1])
         told = [item for item in pending if item[0] == "tell"]
         if told:
