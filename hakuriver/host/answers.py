@@ -210,6 +210,7 @@ class Answers:
 
     def _why_not(self, op: str, job_id: str, k: int | None) -> str:
         """What to answer to a control of a job that is not active, or of a task of it."""
+        self._host.beat()  # see `_look_up`
         job = self.finished.load(job_id)
         if job is None:
             return "there is no such job"
