@@ -60,6 +60,7 @@ class Snapshots:
         self._finished: dict[str, str] = {}  #: jobs whose last snapshot is written: its path
         self._named: set[str] = set()  #: finished jobs that the last checkpoint names, and the one under way
         self._naming: set[str] = set()  #: those of the one under way
+        self._evicted: set[str] = set()  #: jobs that were over and dropped since the last checkpoint
 
     def grown(self, size: int) -> None:
         """An entry of `size` bytes has been committed."""
@@ -163,6 +164,7 @@ class Snapshots:
         if self._carried:
             self._carried, self._before = False, seq
             self._named = self._naming
+            self._evicted.clear()
 
     def clear(self, journal: Journal) -> None:
         """Remove what the last checkpoint has made needless; if that fails it goes on the next time."""
@@ -193,8 +195,12 @@ class Snapshots:
             self._finished[job] = self._state.jobs[job].saved_path or ""
 
     def needed(self, job: str) -> bool:
-        """Whether a recovery would read a snapshot in jobs/done/ of this job, however long it has been over."""
-        return job in self._named
+        """Whether a recovery would read a snapshot in jobs/done/ of this job, or make it anew from the journal.
+
+        However long it has been over: what is deleted does not come back. Nor is an older snapshot in jobs/active/ to
+        outlive the newest: those are removed after the next checkpoint.
+        """
+        return job in self._named or job in self._evicted
 
     def evict(self) -> dict[str, str]:
         """Drop finished jobs from memory; those with lost tasks stay, to be corrected. Returns who went, and where."""
@@ -202,6 +208,7 @@ class Snapshots:
         self._finished.clear()
         for job in gone:
             del self._state.jobs[job]
+        self._evicted |= gone.keys()
         return gone
 
     def _over(self, job_id: str) -> bool:

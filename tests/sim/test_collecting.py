@@ -192,11 +192,11 @@ def test_a_host_killed_in_a_collection(scratch: Path, how: str, then: Any) -> No
     tally.check(f"host {how}, collecting")
 
 
-def checkpointed(world: World) -> list[str]:
-    """The snapshots that the newest checkpoint names."""
+def checkpointed(world: World) -> list[str] | None:
+    """The snapshots that the newest checkpoint names; None: there is none yet."""
     entries = (json.loads(world.share.find(p).content) for p in world.share.tree() if p.startswith(layout.JOURNAL))
-    found: list[str] = [entry["checkpoint"]["jobs"] for entry in entries if entry["checkpoint"]][-1]
-    return found
+    found: list[list[str]] = [entry["checkpoint"]["jobs"] for entry in entries if entry["checkpoint"]]
+    return found[-1] if found else None
 
 
 def with_one_over(scratch: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> World:
@@ -208,7 +208,7 @@ def with_one_over(scratch: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0)
         world = World(scratch, seed, nodes=1).start()
         world.drop(f"{ENDS}.json", {"command": ["sim", "0.2", "0", ""]})
         assert world.run(world.done, 20.0), world.story()
-    assert len(checkpointed(world)) == 1
+    assert len(checkpointed(world) or []) == 1
     assert world.share.has(layout.receipt(ENDS)), "as a host collects when it begins, and in an hour"
     return world
 
@@ -224,7 +224,7 @@ def read_anew(world: World) -> None:
 def test_what_the_newest_checkpoint_names_is_not_collected(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next host reads it as it begins."""
     world = with_one_over(scratch, monkeypatch)
-    (named,) = checkpointed(world)
+    (named,) = checkpointed(world) or []
     world.drop("gc.json", ASKED)
     assert world.run(world.done, 20.0), world.story()
     assert checkpointed(world) == [named]
@@ -246,3 +246,19 @@ def test_what_a_checkpoint_has_named_goes_after_the_next(scratch: Path, monkeypa
     world.drop("gc.json", ASKED)
     assert world.run(lambda: not any(ENDS in path for path in world.share.tree()), 20.0), world.story()
     read_anew(world)
+
+
+def test_what_is_over_since_the_newest_checkpoint_is_not_deleted_to_come_back(scratch: Path) -> None:
+    """The journal would make it anew; and until the next checkpoint a snapshot of when it was not over lies there."""
+    world = World(scratch, 0, nodes=1).start()
+    world.drop(f"{ENDS}.json", {"command": ["sim", "0.2", "0", ""]})
+    assert world.run(world.done, 20.0), world.story()
+    world.drop("gc.json", ASKED)
+    assert world.run(world.done, 20.0), world.story()
+    assert text_of(world) == "deleted 0 jobs, 0 outputs, 0 receipts"
+    assert world.run(lambda: checkpointed(world) == [], 2 * snapshots.CHECKPOINT_IDLE_S), world.story()
+    world.drop("again.json", ASKED)
+    assert world.run(lambda: not any(ENDS in path for path in world.share.tree()), 20.0), world.story()
+    read_anew(world)
+    world.run(None, 12.0)
+    assert not any(ENDS in path for path in world.share.tree())
