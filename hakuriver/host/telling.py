@@ -117,8 +117,7 @@ class Telling:
                 teller.environments(item[1])
         told = [item for item in pending if item[0] == "tell"]
         if told:
-            newest = _newest(data for item in told for data in item[1])
-            teller.tell(newest, told[-1][2], told[-1][3])
+            teller.tell(_newest(pending), told[-1][2], told[-1][3])
 
     def _open(self) -> Teller:
         if self._teller is None:
@@ -144,11 +143,16 @@ class Telling:
         self._stale = False
 
 
-def _newest(snapshots: Iterator[bytes]) -> list[dict[str, Any]]:
+def _newest(pending: list[Any]) -> list[dict[str, Any]]:
+    """Of each job the snapshot that was told last, unless the job was deleted since."""
     newest: dict[str, dict[str, Any]] = {}
-    for data in snapshots:
-        found = read_snapshot(data)
-        newest[found["job"]] = found
+    for kind, what, *_ in (item for item in pending if item[0] in _MANY):
+        for each in what:
+            if kind == "forget":
+                newest.pop(each, None)
+            else:
+                found = read_snapshot(each)
+                newest[found["job"]] = found
     return list(newest.values())
 
 

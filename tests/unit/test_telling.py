@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hakuriver.cli.making import make_river
+from hakuriver.host.jobs import Job
 from hakuriver.host.telling import Telling
 from hakuriver.pages.teller import Teller
 from hakuriver.settings import parse
@@ -50,3 +51,16 @@ def test_what_is_deleted_bit_by_bit_is_forgotten_together(scratch: Path, monkeyp
         telling.forget([job])
     telling.stop()
     assert forgotten == [["a", "b", "c"]]
+
+
+def test_what_is_told_and_deleted_in_one_round_does_not_stay(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr(Teller, "tell", lambda _, found, *more: told.append([each["job"] for each in found]))
+    telling = telling_of(scratch / "river", scratch / "state")
+    gone, back = (Job(f"{number:020d}", 0, "me", number, 1.0, {"command": ["x"]}) for number in (1, 2))
+    telling.put([gone.snapshot(), back.snapshot()], {}, (1, 1))
+    telling.forget([gone.id, back.id])
+    telling.put([back.snapshot()], {}, (1, 2))
+    telling.start()
+    telling.stop()
+    assert told == [[back.id]]
