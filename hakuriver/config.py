@@ -158,6 +158,14 @@ def load(chosen: str | None = None) -> Settings:
     return parse(read_table(path), path or "defaults", os.environ.get("HAKURIVER_SHARED_DIR"))
 
 
+def load_for_daemon(chosen: str | None = None) -> Settings:
+    """As `load`, for who works on a share; raises ConfigError also if nothing names one."""
+    settings = load(chosen)
+    if not settings.paths.shared_dir:  # which would be the working directory
+        shared_dir(chosen)
+    return settings
+
+
 def remarks(chosen: str | None = None) -> list[str]:
     """What the file says, a valid one, that does nothing, or not what it seems to."""
     from hakuriver.remarks import without_effect
