@@ -81,7 +81,11 @@ def directory(text: str) -> str:
 def check_node_name(text: str) -> None:
     """Raises Invalid if no node can have this name."""
     if not layout.NODE_NAME.fullmatch(text):
-        raise Invalid("name", text, "a node's name is of a-z, 0-9, '.', '_' and '-', at most 63 characters")
+        raise Invalid(
+            "name",
+            text,
+            "a node's name is of a-z, 0-9, '.', '_' and '-', at most 63, and begins and ends alphanumerical",
+        )
 
 
 def share() -> Share:

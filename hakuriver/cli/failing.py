@@ -15,6 +15,7 @@ _OPTIONS = {
     "command": "COMMAND",
     "ID": "ID",
     "ENV": "ENV",
+    "NODE": "NODE",
     "argument": "argument",
     "from": "--from",
     "executor": "--executor",

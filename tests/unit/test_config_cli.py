@@ -180,7 +180,9 @@ def test_a_file_that_is_there_is_kept(home: Path, capsys: pytest.CaptureFixture[
     path.write_text("# mine\n")
     for words in (["init"], ["init", "config"]):
         assert run(words) == 2
-        assert f"--path {path}: there is such a file already, and it is kept" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f"--path {path}: there is such a file already, and it is kept" in told
+        assert "`hakuriver init config --force` replaces it" in told
     assert run([], "hakuriver.init") == 2
     assert "it is kept" in capsys.readouterr().err
     assert path.read_text() == "# mine\n"
