@@ -71,10 +71,10 @@ def chosen_config() -> str | None:
     return chosen
 
 
-def directory(text: str) -> str:
-    """The whole path of --shared-dir. An empty one, as of a variable that is not set, does not mean the working one."""
+def directory(text: str, field: str = "shared_dir") -> str:
+    """The whole path of an option like --shared-dir. An empty one, as of an unset variable, is not the working one."""
     if not text.strip():
-        raise Invalid("shared_dir", text, "it is empty: name a directory")
+        raise Invalid(field, text, "it is empty: name a directory")
     return os.path.abspath(os.path.expanduser(text))
 
 
