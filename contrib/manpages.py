@@ -36,7 +36,9 @@ EXIT_STATUS = {
     "1": "refused, or something is in the way; the message on stderr says what, and what to do",
     "2": "the command line is wrong",
     "124": "waiting: a task was over its time limit",
-    "125": "no host has answered in time, the request stays; waiting: a task was lost, refused or never launched",
+    "125": "no host has answered in time, the request stays; waiting: a task was lost, refused, never launched, or "
+    "without room and not to wait (--no-queue)",
+    "other": "waiting: of the first that did not complete the task's own, or 128 + the signal that ended it",
     "130": "interrupted by Ctrl-C; what was asked for goes on",
     "137": "waiting: a task was over its memory limit",
 }

@@ -78,15 +78,18 @@ class ConfigError(HakuRiverError):
     """{file}: {key} = {value}: {what is wrong}; {remedy}."""
 
 
-def config_file(chosen: str | None) -> str | None:
-    """The file that applies, or None for defaults alone. Raises ConfigError if it cannot be one."""
+def config_file(chosen: str | None, option: str = "--config") -> str | None:
+    """The file that applies, or None for defaults alone. Raises ConfigError if it cannot be one.
+
+    `option`: which has named `chosen`.
+    """
     named = chosen or os.environ.get("HAKURIVER_CONFIG")
     path = os.path.abspath(os.path.expanduser(named or DEFAULT_FILE))
     if os.path.isfile(path):
         return path
     if not named and not os.path.lexists(path):
         return None
-    origin = "--config" if chosen else "HAKURIVER_CONFIG" if named else "this place"
+    origin = option if chosen else "HAKURIVER_CONFIG" if named else "this place"
     what = "this is a directory" if os.path.isdir(path) else "there is no such file"
     what = "this is no regular file" if os.path.exists(path) and not os.path.isdir(path) else what
     raise ConfigError(f"{path}: {what}; {origin} must name a configuration file")
@@ -156,6 +159,14 @@ def load(chosen: str | None = None) -> Settings:
 
     path = config_file(chosen)
     return parse(read_table(path), path or "defaults", os.environ.get("HAKURIVER_SHARED_DIR"))
+
+
+def load_for_daemon(chosen: str | None = None) -> Settings:
+    """As `load`, for who works on a share; raises ConfigError also if nothing names one."""
+    settings = load(chosen)
+    if not settings.paths.shared_dir:  # which would be the working directory
+        shared_dir(chosen)
+    return settings
 
 
 def remarks(chosen: str | None = None) -> list[str]:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from hakuriver.settings import Settings, Timing
 
 
+#: Characters of a value that a message quotes.
+QUOTED_MOST = 100
+
+
 class Fault(NamedTuple):
     """What is wrong with a key, or worth knowing."""
 
@@ -39,8 +43,16 @@ def fault_of(error: Any, field: FieldInfo | None) -> Fault:
     if error["type"] == "model_type":
         return Fault(key, value, f"it must be a section: [{section}] on a line of its own, its keys below")
     if error["type"] == "value_error":
-        return Fault(key, value, error["msg"].removeprefix("Value error, "))
+        return Fault(key, value, _cut(error["msg"].removeprefix("Value error, "), error["input"]))
     return Fault(key, value, f"it must be {must_be(field) if field else error['msg']}")
+
+
+def _cut(message: str, value: object) -> str:
+    """The message without most of what it quotes of a very long value: what to write instead stands behind that."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and len(text) > QUOTED_MOST:
+            message = message.replace(repr(text), repr(f"{text[:QUOTED_MOST]}..."))
+    return message
 
 
 def _as_written(part: str) -> str:

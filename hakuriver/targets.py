@@ -36,7 +36,7 @@ def parse(text: str) -> Target:
     """Take a target apart. Raises ValueError saying what is wrong with it."""
     node, numa, gpus = _split(text)
     if not NODE_NAME.fullmatch(node):
-        raise ValueError(f"{text!r} is no target: {node!r} is no node name, of a-z, 0-9, '.', '_' and '-'")
+        raise ValueError(f"{text!r} is no target: {node!r} is no node name, as n1 or gpu-2.lab")
     chosen = tuple(int(gpu) for gpu in gpus.split(",")) if gpus else ()
     twice = next((gpu for gpu in chosen if chosen.count(gpu) > 1), None)
     if twice is not None:

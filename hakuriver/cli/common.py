@@ -71,17 +71,21 @@ def chosen_config() -> str | None:
     return chosen
 
 
-def directory(text: str) -> str:
-    """The whole path of --shared-dir. An empty one, as of a variable that is not set, does not mean the working one."""
+def directory(text: str, field: str = "shared_dir") -> str:
+    """The whole path of an option like --shared-dir. An empty one, as of an unset variable, is not the working one."""
     if not text.strip():
-        raise Invalid("shared_dir", text, "it is empty: name a directory")
+        raise Invalid(field, text, "it is empty: name a directory")
     return os.path.abspath(os.path.expanduser(text))
 
 
 def check_node_name(text: str) -> None:
     """Raises Invalid if no node can have this name."""
     if not layout.NODE_NAME.fullmatch(text):
-        raise Invalid("name", text, "a node's name is of a-z, 0-9, '.', '_' and '-', at most 63 characters")
+        raise Invalid(
+            "name",
+            text,
+            "a node's name is of a-z, 0-9, '.', '_' and '-', at most 63, and begins and ends alphanumerical",
+        )
 
 
 def share() -> Share:

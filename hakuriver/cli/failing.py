@@ -15,6 +15,7 @@ _OPTIONS = {
     "command": "COMMAND",
     "ID": "ID",
     "ENV": "ENV",
+    "NODE": "NODE",
     "argument": "argument",
     "from": "--from",
     "executor": "--executor",
@@ -33,6 +34,8 @@ def explain(error: Exception) -> int:
         return _say(str(error), 1)
     if isinstance(error, OSError):
         place = f" {error.filename}" if error.filename else ""
+        if isinstance(error, FileExistsError):
+            return _say(f"{error.strerror}{place}: something else stands where a directory must be: name another", 1)
         return _say(f"{error.strerror or error}{place}: see whether it exists, may be written, and has room", 1)
     what = f"{type(error).__name__}: {error}"
     return _say(f"a fault in HakuRiver itself: {what}; set HAKURIVER_DEBUG=1 to see where, and report it", 1)

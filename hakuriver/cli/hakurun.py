@@ -79,7 +79,8 @@ def hakurun(
     Modules and functions run in the Python of hakurun; for another one write python -m MODULE.
 
     Exit status: of a single run its own (128 + N: signal N killed it); else 0 if all succeeded, 1 if any failed;
-    2 usage; 127 no such TARGET; 130 interrupted. Ctrl-C ends the runs and starts no more; a second one kills them.
+    2 usage; 127 no such program or module; 130 interrupted. Ctrl-C ends the runs and starts no more; a second one
+    kills them.
 
     With --submit each task computes its combination in sh, without hakurun (a function needs hakurun where
     tasks run); TARGET is looked for by each task, which starts in shared_data, or in --workdir.

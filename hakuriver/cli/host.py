@@ -42,7 +42,7 @@ def host(context: click.Context) -> int | None:
     """
     if context.invoked_subcommand is not None:
         return None
-    settings = config.load(chosen_config())
+    settings = config.load_for_daemon(chosen_config())
     from hakuriver import memory
 
     memory.begin()

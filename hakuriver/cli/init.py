@@ -61,7 +61,10 @@ def config_(shared_dir: str | None, path: str | None, force: bool) -> None:
     if not write_new(file, text):
         if not force:
             raise Invalid(
-                "path", file, "there is such a file already, and it is kept: --path names another, --force replaces it"
+                "path",
+                file,
+                "there is such a file already, and it is kept: `hakuriver init config --force` replaces it, "
+                "with --path it goes elsewhere",
             )
         note(f"the file that was there is kept as {replace(file, text)}")
     out(file)

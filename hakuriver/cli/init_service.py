@@ -20,7 +20,7 @@ from hakuriver import config
 from hakuriver.cli.common import check_node_name, chosen_config, config_option, directory, note, out
 from hakuriver.cli.frame import Command
 from hakuriver.cli.unit_files import PLACE, Role, Unit
-from hakuriver.errors import HakuRiverError
+from hakuriver.errors import HakuRiverError, Invalid
 from hakuriver.settings import Settings
 
 
@@ -58,9 +58,9 @@ def service(
     _refuse_what_is_unused(roles, host_config, runner_config, name)
     chosen = {"host": host_config, "runner": runner_config}
     account = caller()
-    units = [_unit(role, account, chosen[role] or chosen_config(), name) for role in roles]
+    units = [_unit(role, account, chosen[role], name) for role in roles]
     installing = Installing() if install else None
-    paths = [_write(directory(output_dir), unit.file, unit.text()) for unit in units]
+    paths = [_write(directory(output_dir, "output_dir"), unit.file, unit.text()) for unit in units]
     for path in paths:
         out(installing.install(path) if installing else path)
     if installing:
@@ -74,14 +74,17 @@ def _refuse_what_is_unused(roles: list[Role], host_config: str | None, runner_co
                            name: str | None) -> None:  # fmt: skip
     if not roles:
         raise click.UsageError("say which: --host, --runner, or --all for both")
-    if host_config and "host" not in roles:
+    if host_config is not None and "host" not in roles:
         raise click.UsageError("--host-config goes with --host or --all")
-    if runner_config and "runner" not in roles:
+    if runner_config is not None and "runner" not in roles:
         raise click.UsageError("--runner-config goes with --runner or --all")
     if name is not None and "runner" not in roles:
         raise click.UsageError("--name is a runner's: it goes with --runner or --all")
     if name is not None:
         check_node_name(name)
+    for field, file in (("host_config", host_config), ("runner_config", runner_config)):
+        if file is not None and not file.strip():  # as of a variable that is not set: another must not stand in for it
+            raise Invalid(field, file, "it is empty: name a file")
 
 
 # -- who and what
@@ -115,17 +118,18 @@ def _group(gid: int) -> str:
 
 
 def _unit(role: Role, account: Account, chosen: str | None, node: str | None) -> Unit:
-    file, settings = _settings(account, chosen)
+    own = f"--{role}-config"
+    file, settings = _settings(account, chosen or chosen_config(), own if chosen else "--config")
     return Unit(
         role, account.name, account.group, sys.executable, file, settings.paths.shared_dir, settings.paths.state_dir,
         (node or "") if role == "runner" else "",
     )  # fmt: skip
 
 
-def _settings(account: Account, chosen: str | None) -> tuple[str, Settings]:
+def _settings(account: Account, chosen: str | None, option: str) -> tuple[str, Settings]:
     """The configuration that a service will read, as it will: in its own home, and without variables of this shell."""
     with _environment(**{"HOME": account.home} if account.by_sudo else {}):
-        file = config.config_file(chosen)
+        file = config.config_file(chosen, option)
     if file is None:
         raise config.ConfigError(
             f"{config.DEFAULT_FILE}: there is no such file, and a service needs one: write it with `hakuriver init "

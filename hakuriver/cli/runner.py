@@ -27,7 +27,7 @@ def runner(name: str | None) -> int:
     """
     if name is not None:
         check_node_name(name)
-    settings = config.load(chosen_config())
+    settings = config.load_for_daemon(chosen_config())
     if name is not None:
         settings.node.name = name
     from hakuriver import memory

@@ -51,7 +51,8 @@ def list_jobs(
 ) -> None:  # fmt: skip
     """List jobs, newest first: a line for each, with its tasks by state.
 
-    Comes from the host's index, which is some seconds behind. Options given twice mean either.
+    Comes from the host's index, which is some seconds behind. SUBMITTED is when the host accepted a job, by
+    its clock. Options given twice mean either.
 
     \b
     Example:

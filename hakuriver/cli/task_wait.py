@@ -45,8 +45,8 @@ def wait(
     """Wait until jobs or tasks are over, and say how each ended.
 
     Exit status: 0 if all completed; else, of the first (in the order named) that did not, its own exit status, or
-    128+signal, 137 over its memory, 124 over its time limit, 125 lost, refused or not heard of in time. 130 if
-    interrupted: the tasks go on.
+    128+signal, 137 over its memory, 124 over its time limit, 125 lost, refused, never launched, without room and
+    not to wait (--no-queue), or not heard of in time. 130 if interrupted: the tasks go on.
 
     \b
     Example:

@@ -27,7 +27,7 @@ class Tool(NamedTuple):
 
 TOOLS = (
     Tool("bash", "commands of yours that are shell scripts"),
-    Tool("ssh", "tasks that are reached by SSH"),
+    Tool("ssh", "tasks that are reached by SSH, which this version does not have yet"),
 )
 
 

@@ -68,7 +68,8 @@ def document(data: bytes) -> dict[str, Any]:
         raise Refusal([_TOO_DEEP]) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        message, remedy = f"it is no JSON: {error.msg} at {where}", "mend it there; `hakuriver schema job` shows a job"
+        message = f"it is no JSON: {error.msg.removesuffix(' at')} at {where}"
+        remedy = "mend it there; `hakuriver schema job` shows a job"
         raise Refusal([problem("file", None, message, remedy)], unfinished=True) from None
     except NotStrict as error:
         raise Refusal([problem("file", None, error.message, error.remedy)]) from None

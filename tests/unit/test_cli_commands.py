@@ -190,7 +190,7 @@ def test_a_refusal_names_option_value_and_remedy(
         (["--memory", "4X", "--", "x"], "--memory 4X: it is no size: write 512M, 4G or 4Gi"),
         (["--time-limit", "soon", "--", "x"], "--time-limit soon: it is no duration"),
         (["--env", "A", "--", "x"], "--env A: it must be K=V, as A=fast"),
-        (["--target", "../x", "--", "x"], "--target ../x: it is no target: '../x' is no node name"),
+        (["--target", "../x", "--", "x"], "--target ../x: it is no target: '../x' is no node name, as n1 or"),
         (["--cores", "two", "--", "x"], "'--cores': 'two' is not a valid integer"),
         (["--cores", "-1", "--", "x"], "--cores -1: it must be a whole number from 0"),
         (["--array", "x", "--", "x"], "--array x: it is no array"),
@@ -476,6 +476,13 @@ def test_kill_all_of_nothing(hakuriver: Hakuriver) -> None:
 @pytest.mark.parametrize("arguments", [[], [A, "--all"]])
 def test_what_is_to_be_killed_must_be_said_once(hakuriver: Hakuriver, arguments: list[str]) -> None:
     assert hakuriver("task", "kill", *arguments).status == 2
+
+
+@pytest.mark.parametrize("command", ["drain", "resume", "forget"])
+def test_a_name_that_no_node_can_have(hakuriver: Hakuriver, command: str) -> None:
+    ran = hakuriver("node", command, "A/B")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err == "hakuriver: NODE A/B: no node can have that name; `hakuriver node list` shows them\n"
 
 
 @pytest.mark.parametrize(("command", "kind"), [("drain", "drain"), ("resume", "undrain"), ("forget", "forget")])

@@ -180,7 +180,9 @@ def test_a_file_that_is_there_is_kept(home: Path, capsys: pytest.CaptureFixture[
     path.write_text("# mine\n")
     for words in (["init"], ["init", "config"]):
         assert run(words) == 2
-        assert f"--path {path}: there is such a file already, and it is kept" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f"--path {path}: there is such a file already, and it is kept" in told
+        assert "`hakuriver init config --force` replaces it" in told
     assert run([], "hakuriver.init") == 2
     assert "it is kept" in capsys.readouterr().err
     assert path.read_text() == "# mine\n"
@@ -457,3 +459,11 @@ def test_places_that_are_no_file(home: Path, capsys: pytest.CaptureFixture[str])
 def test_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--config", "/proc/self/mem", "config", "check"]) == 1  # a file that root cannot read either
     assert "/proc/self/mem: cannot be read: Input/output error; see whose it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("daemon", ["host", "runner"])
+def test_a_daemon_without_a_share_says_so(capsys: pytest.CaptureFixture[str], daemon: str) -> None:
+    assert run([daemon]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert "where the share is mounted is not known: set HAKURIVER_SHARED_DIR, or write" in told.err

@@ -215,6 +215,25 @@ def test_a_configuration_that_a_service_could_not_use(
     assert not list(home.glob("*.service"))
 
 
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--host", "--output-dir", ""], 2, "--output-dir '': it is empty: name a directory"),
+        (["--host", "--host-config", ""], 2, "--host-config '': it is empty: name a file"),
+        (["--runner", "--runner-config", " "], 2, "--runner-config ' ': it is empty: name a file"),
+        (["--all", "--runner-config", "x.toml"], 1, "x.toml: there is no such file; --runner-config must name a"),
+        (["--all", "--config", "x.toml"], 1, "x.toml: there is no such file; --config must name a"),
+        (["--host", "--output-dir", ".hakuriver/config.toml"], 1, "something else stands where a directory must be"),
+    ],
+)
+def test_the_option_at_fault_is_named(
+    options: list[str], status: int, said: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert service(*options) == status
+    assert said in capsys.readouterr().err
+    assert not list(home.glob("*.service"))
+
+
 def test_without_a_configuration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / ".hakuriver" / "config.toml").unlink()
     assert service("--host") == 1

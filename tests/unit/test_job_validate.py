@@ -62,6 +62,7 @@ BAD = [
         ["command: it must be there", "comand = ['x']", "the nearest known one is command"],
     ),
     ("job.json", b'{"command": ["x"]', ["it is no JSON", "line 1, column"]),
+    ("job.json", b'{"command": ["x\n"]}', ["it is no JSON: Invalid control character at line 1, column"]),
     ("job.json", b'{"command": ["\xff"]}', ["it is not UTF-8"]),
     ("job.json", RUN + b"\n" + RUN, ["it is no JSON: Extra data"]),
     ("b.jsonl", RUN + b"\n\n" + b'{"command": []}\n', ["line 3: command", "at least 1 item"]),

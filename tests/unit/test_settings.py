@@ -169,6 +169,26 @@ def test_what_is_no_toml_is_told_with_its_file(home: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["", '[paths]\nshared_dir = ""\n'])
+def test_a_daemon_does_not_take_the_working_directory_for_the_share(
+    home: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = write(home / "c.toml", text)
+    with pytest.raises(ConfigError, match=r"c\.toml: paths\.shared_dir is not set"):
+        config.load_for_daemon(path)
+    monkeypatch.setenv("HAKURIVER_SHARED_DIR", "/mnt/river")
+    assert config.load_for_daemon(path).paths.shared_dir == "/mnt/river"
+
+
+@pytest.mark.parametrize(
+    "values", [{"docker": {"additional_mounts": ["/a:/b", "x" * 5000]}}, {"timing": {"lease": "x" * 5000}}]
+)
+def test_a_very_long_value_leaves_room_for_the_remedy(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"xxx.*: write ") as caught:
+        parse(values, "c.toml")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("text", ["", '[paths]\nshared_dir = ""\n'])
 def test_a_share_that_is_not_set_is_told(home: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"paths\.shared_dir is not set"):
         config.shared_dir(write(home / "c.toml", text))
