@@ -119,12 +119,17 @@ class Door:
 
         A listing may show the request before a job's own file, and that may not be whole or readable yet.
         """
-        expected = any(_may_hold(entry, jobs) for entry in self._waiting if entry != asked.entry)
-        if asked.entry in self._postponed and not expected:
-            return False
+        if asked.entry in self._postponed and not self._expects(jobs, asked):
+            self.find_taken()  # a listing may have missed what an earlier run took
+            if not self._expects(jobs, asked):
+                return False
         self._postponed.add(asked.entry)
         self._next_try[asked.entry] = self._boottime() + SETTLE_S
         return True
+
+    def _expects(self, jobs: set[str], asked: Asked) -> bool:
+        """Whether another request that is not answered yet may hold one of these jobs."""
+        return any(_may_hold(entry, jobs) for entry in self._waiting if entry != asked.entry)
 
     def _read_one(self, entry: str) -> Asked | None:
         taken = layout.parse_taken(entry)

@@ -1,4 +1,7 @@
-"""Finished jobs, as they lie in jobs/done/: found by listing their bucket, never by an index."""
+"""Finished jobs, as they lie in jobs/done/: found by listing their bucket, never by an index.
+
+A listing may miss what lies there; what was missed once is looked for again.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from hakuriver.spool.files import Disk
 
 #: Buckets whose names are remembered; and jobs that this host has finished, whose files a listing may miss for a while.
 BUCKETS_MOST, RECENT_MOST = 16, 1000
+#: Listings until a job that has finished is taken for deleted.
+LOOKS = 3
 
 
 class Finished:
@@ -27,7 +32,8 @@ class Finished:
         bucket = layout.bucket(job)
         jobs = self._buckets.get(bucket)
         if jobs is None:
-            jobs = {name[:20] for name in files.names(self._disk, layout.done_bucket(job))}
+            listed = (files.names(self._disk, layout.done_bucket(job)) for _ in range(2))
+            jobs = {name[:20] for names in listed for name in names}
             if len(self._buckets) >= BUCKETS_MOST:
                 self._buckets.pop(next(iter(self._buckets)))
             self._buckets[bucket] = jobs
@@ -61,12 +67,15 @@ class Finished:
             return None
 
     def _read_listed(self, job: str) -> bytes | None:
-        places = sorted(
-            place[1:]
-            for name in files.names(self._disk, layout.done_bucket(job))
-            if (place := layout.parse_snapshot(name)) and place[0] == job
-        )
-        return self._disk.read(layout.snapshot_path(layout.DONE, job, *places[-1])) if places else None
+        for _ in range(LOOKS if self.known(job) else 1):
+            places = sorted(
+                place[1:]
+                for name in files.names(self._disk, layout.done_bucket(job))
+                if (place := layout.parse_snapshot(name)) and place[0] == job
+            )
+            if places:
+                return self._disk.read(layout.snapshot_path(layout.DONE, job, *places[-1]))
+        return None
 
     def load(self, job: str) -> Job | None:
         """A finished job, to look at."""

@@ -22,7 +22,7 @@ from hakuriver.ids import new_job_id
 from hakuriver.records import Receipt, RunRequest
 from hakuriver.settings import parse
 from hakuriver.spool import layout
-from hakuriver.spool.files import LocalDisk, ShareError
+from hakuriver.spool.files import Entry, LocalDisk, ShareError
 from hakuriver.spool.layout import TREE, Baton
 
 JOB = "01792345678901234567"
@@ -380,6 +380,34 @@ def test_a_touched_file_must_name_a_job_or_task(river: River, name: str) -> None
     receipt = river.ask(name, b"")
     assert (receipt.outcome, receipt.kind) == ("refused", name.rpartition(".")[2])
     assert "job id or a task" in receipt.errors[0].message
+
+
+def test_a_control_waits_for_a_job_that_an_earlier_run_took_and_a_listing_misses(scratch: Path) -> None:
+    river = River(scratch / "share")
+    for name in (f"{JOB}.json", f"{JOB}.kill"):
+        river.drop(name, RUN if name.endswith("json") else b"")
+    river.host.door.take(1, 1)  # and there its host dies
+    river.disk = _Misses(str(river.root), layout.TAKEN, f"{JOB}.json")
+    river.start()
+    river.settle()
+    river.settle()
+    [answer] = river.receipt(f"{JOB}.kill").answers
+    assert (answer.outcome, river.receipt(f"{JOB}.json").outcome) == ("killed", "accepted")
+
+
+class _Misses(LocalDisk):
+    """The first listings of a directory, at the start and in a sweep, leave out a request's file."""
+
+    def __init__(self, root: str, directory: str, name: str) -> None:
+        super().__init__(root)
+        self._directory, self._name, self._left = directory, name, 2
+
+    def list(self, path: str) -> list[Entry]:
+        found = super().list(path)
+        if path != self._directory or not self._left:
+            return found
+        self._left -= 1
+        return [entry for entry in found if not entry.name.endswith(self._name)]
 
 
 @pytest.mark.parametrize(

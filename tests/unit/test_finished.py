@@ -21,6 +21,20 @@ class Forgetful(LocalDisk):
         return [] if path.startswith(layout.DONE) else super().list(path)
 
 
+class Misses(LocalDisk):
+    """Leaves every entry of jobs/done/ out of some listings."""
+
+    def __init__(self, root: str, *missing: int) -> None:
+        """`missing`: which listings, from 0 on."""
+        super().__init__(root)
+        self._missing = missing
+        self._listings = 0
+
+    def list(self, path: str) -> list[Entry]:
+        number, self._listings = self._listings, self._listings + 1
+        return [] if number in self._missing else super().list(path)
+
+
 @pytest.fixture
 def river(scratch: Path) -> RiverFiles:
     return RiverFiles(scratch / "river")
@@ -58,3 +72,12 @@ def test_only_so_many_are_remembered(river: RiverFiles, monkeypatch: pytest.Monk
     for job in jobs:
         known.add(job, placed(river, job))
     assert [known.load(job) is not None for job in jobs] == [False, True, True]
+
+
+@pytest.mark.parametrize("missing", [(0,), (1,), (2,), (0, 2), (1, 3)])
+def test_what_a_listing_misses_is_looked_for_again(river: RiverFiles, missing: tuple[int, ...]) -> None:
+    job = new_job_id()
+    placed(river, job)
+    known = Finished(Misses(str(river.root), *missing))
+    assert known.known(job)
+    assert known.load(job) is not None
