@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hakuriver import offers
@@ -260,8 +259,8 @@ class Answers:
         if job_id in self._state.jobs:
             return _Requeued(self._state.jobs[job_id], None, {})
         self._host.beat()  # thousands may take longer than the lease
-        snapshot = self.finished.read(job_id)
-        return None if snapshot is None else _Requeued(Job.load(json.dumps(snapshot).encode()), snapshot, {})
+        found = self.finished.read(job_id)
+        return None if found is None else _Requeued(*found, {})
 
     # -- nodes and housekeeping
 

@@ -49,15 +49,18 @@ class Finished:
         if len(self._recent) > RECENT_MOST:
             self._recent.pop(next(iter(self._recent)))
 
-    def read(self, job: str) -> dict[str, Any] | None:
-        """The newest snapshot of a finished job."""
-        if not is_job_id(job):
-            return None
-        data = self._read_recent(job) or self._read_listed(job)
-        if data is None:
-            return None
-        Job.load(data)
-        return json.loads(data)  # type: ignore[no-any-return]
+    def read(self, job: str) -> tuple[Job, dict[str, Any]] | None:
+        """A finished job, and its newest snapshot."""
+        data = self._newest(job)
+        return None if data is None else (Job.load(data), json.loads(data))
+
+    def load(self, job: str) -> Job | None:
+        """A finished job, to look at."""
+        data = self._newest(job)
+        return None if data is None else Job.load(data)
+
+    def _newest(self, job: str) -> bytes | None:
+        return self._read_recent(job) or self._read_listed(job) if is_job_id(job) else None
 
     def _read_recent(self, job: str) -> bytes | None:
         try:
@@ -76,8 +79,3 @@ class Finished:
             if places:
                 return self._disk.read(layout.snapshot_path(layout.DONE, job, *places[-1]))
         return None
-
-    def load(self, job: str) -> Job | None:
-        """A finished job, to look at."""
-        snapshot = self.read(job)
-        return None if snapshot is None else Job.load(json.dumps(snapshot).encode())
