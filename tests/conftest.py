@@ -8,6 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,29 @@ settings.register_profile("river", settings.default, deadline=None, suppress_hea
 settings.load_profile("river")
 
 
+@contextmanager
+def _fresh_directory() -> Iterator[Path]:
+    """On the local disk, outside /tmp, removed afterwards."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(dir=SCRATCH))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A fresh directory on the local disk, outside /tmp, removed afterwards."""
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(dir=SCRATCH))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with _fresh_directory() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def module_scratch() -> Iterator[Path]:
+    """One for what all tests of a file share."""
+    with _fresh_directory() as path:
+        yield path
 
 
 @pytest.fixture

@@ -5,15 +5,12 @@ Pages begin with a cluster of a host and the nodes n1 and n2, or, those that are
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import documents
 import pytest
 from cluster import CALM, Cluster
-from conftest import SCRATCH
 from daemons import toml
 from documents import FRESH, Page
 from pageruns import EXAMPLES, Site, left_of, put_examples, run_page
@@ -26,16 +23,13 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def river() -> Iterator[Cluster]:
+def river(module_scratch: Path) -> Iterator[Cluster]:
     """A host and two nodes of four cores."""
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=SCRATCH))
-    with Cluster(directory) as made:
+    with Cluster(module_scratch) as made:
         made.start_host()
         made.start_runners({"n1": "m1", "n2": "m1"})
         put_examples(made.share / "shared_data")
         yield made
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

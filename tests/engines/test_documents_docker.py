@@ -8,13 +8,11 @@ As in tests/acceptance/test_documents_run.py, each page in a shell of its own, f
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import documents
 import pytest
-from conftest import SCRATCH
 from daemons import toml
 from documents import DOCKER, ROOT
 from lab.dockerd import Dockerd
@@ -44,26 +42,17 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def yard() -> Iterator[Path]:
-    """Where engines lie."""
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(dir=SCRATCH, prefix="documents"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def host_engine(yard: Path) -> Iterator[Dockerd]:
+def host_engine(module_scratch: Path) -> Iterator[Dockerd]:
     """The one of the machine at which the reader sits."""
-    with Dockerd(yard / "host") as engine:
+    with Dockerd(module_scratch / "host") as engine:
         add_python(engine, IMAGE, CACHE)
         yield engine
 
 
 @pytest.fixture(scope="module")
-def nodes_engine(yard: Path) -> Iterator[Dockerd]:
+def nodes_engine(module_scratch: Path) -> Iterator[Dockerd]:
     """That of the machine of both nodes."""
-    with Dockerd(yard / "nodes") as engine:
+    with Dockerd(module_scratch / "nodes") as engine:
         yield engine
 
 

@@ -8,11 +8,9 @@ import json
 import os
 import pty
 import select
-import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SCRATCH, eventually
+from conftest import eventually
 
 if os.environ.get("ENGINES") != "1":
     pytest.skip("as root: make test-engines", allow_module_level=True)
@@ -44,27 +42,18 @@ LONG_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def lab_scratch() -> Iterator[Path]:
-    """Engines and a river for all tests here lie in it."""
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(dir=SCRATCH, prefix="environments"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def engine(lab_scratch: Path) -> Iterator[Dockerd]:
+def engine(module_scratch: Path) -> Iterator[Dockerd]:
     """The host's engine."""
-    with Dockerd(lab_scratch / "host-engine") as made:
+    with Dockerd(module_scratch / "host-engine") as made:
         made.add_image("shell", IMAGE)
         made.add_image("entrypoint", "entry:1")
         yield made
 
 
 @pytest.fixture(scope="module")
-def other(lab_scratch: Path) -> Iterator[Dockerd]:
+def other(module_scratch: Path) -> Iterator[Dockerd]:
     """A node's engine."""
-    with Dockerd(lab_scratch / "node-engine") as made:
+    with Dockerd(module_scratch / "node-engine") as made:
         yield made
 
 
@@ -132,9 +121,9 @@ class River(Cluster):
 
 
 @pytest.fixture(scope="module")
-def river(lab_scratch: Path, engine: Dockerd) -> Iterator[River]:
-    (lab_scratch / "river").mkdir()
-    with River(lab_scratch / "river", engine) as made:
+def river(module_scratch: Path, engine: Dockerd) -> Iterator[River]:
+    (module_scratch / "river").mkdir()
+    with River(module_scratch / "river", engine) as made:
         yield made
 
 
@@ -218,9 +207,9 @@ def test_what_cannot_be_done_is_said(river: River) -> None:
     river.do("delete-container", "said")
 
 
-def test_an_image_without_a_shell_leaves_no_container(river: River, lab_scratch: Path) -> None:
-    empty = lab_scratch / "empty.tar"
-    subprocess.run(["tar", "-cf", str(empty), "-C", str(lab_scratch), "--files-from", "/dev/null"], check=True)
+def test_an_image_without_a_shell_leaves_no_container(river: River, module_scratch: Path) -> None:
+    empty = module_scratch / "empty.tar"
+    subprocess.run(["tar", "-cf", str(empty), "-C", str(module_scratch), "--files-from", "/dev/null"], check=True)
     river.engine.cli("import", str(empty), "empty:1")
     assert "an image with sh and sleep" in river.refused("create-container", "hollow", image="empty:1")
     assert "hakuriver-env-hollow" not in river.engine.containers()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cluster import LOST_AFTER, SHORT, Cluster, ticking, ticks
-from conftest import SCRATCH, assert_whole, eventually
+from conftest import assert_whole, eventually
 from daemons import PATIENCE_S, Daemon, boottime, can_mount, mount, unmount
 
 from hakuriver import client, reading
@@ -123,12 +121,9 @@ def cutting(river: Cluster, place: Path) -> tuple[Callable[[], object], Callable
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Silence]:
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=SCRATCH))
-    with Cluster(directory, timing=SHORT) as river:
+def shared(module_scratch: Path) -> Iterator[Silence]:
+    with Cluster(module_scratch, timing=SHORT) as river:
         yield Silence(river)
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import random
 import shlex
-import shutil
 import signal
 import sqlite3
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster, status_of, ticking, ticks
-from conftest import SCRATCH, eventually
+from conftest import eventually
 from daemons import CANARY, MIB
 from processes import alive
 
@@ -27,19 +25,16 @@ CORES = 4  #: of each node
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Cluster]:
+def shared(module_scratch: Path) -> Iterator[Cluster]:
     """One river for all tests of this file; n2 sees the share through a link."""
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=SCRATCH))
-    with Cluster(directory) as made:
-        elsewhere = directory / "mounted elsewhere"
+    with Cluster(module_scratch) as made:
+        elsewhere = module_scratch / "mounted elsewhere"
         elsewhere.symlink_to(made.share)
         made.machine("m2", mount=elsewhere)
         made.start_host()
         made.start_runner("n1", "m1", CORES)
         made.start_runner("n2", "m2", CORES)
         yield made
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,16 @@ class House:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).touch()
         return path
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The share is not mounted: what is left is an empty directory."""
+        elsewhere = self.root.with_name("away")
+        self.root.rename(elsewhere)
+        self.root.mkdir()
+        yield
+        self.root.rmdir()
+        elsewhere.rename(self.root)
 
     def job(self, job: str, tasks: int = 0) -> list[str]:
         """A finished job with its outputs and its receipt; their paths."""
@@ -181,15 +193,11 @@ def test_a_share_that_goes_away_is_waited_for(house: House) -> None:
     paths = [path for number in range(5) for path in house.job(job_of(40, number))]
     house.keeping.ask(NOW, None, asked())
     house.until_removed(paths[0])
-    away = house.root.with_name("away")
-    house.root.rename(away)
-    house.root.mkdir()
-    with pytest.raises(ShareAway):
-        while house.keeping.busy:
-            house.keeping.go_on(1.0)
-    assert house.keeping.answers() == []
-    house.root.rmdir()
-    away.rename(house.root)
+    with house.away():
+        with pytest.raises(ShareAway):
+            while house.keeping.busy:
+                house.keeping.go_on(1.0)
+        assert house.keeping.answers() == []
     assert len(house.finish()) == 1
     assert house.there(paths) == []
 
@@ -200,13 +208,8 @@ def test_what_seems_gone_while_the_share_is_away_is_not_told_as_deleted(house: H
     paths = [path for job in jobs for path in house.job(job)]
     house.keeping.ask(NOW, None, asked())
     house.until_removed(paths[0])
-    away = house.root.with_name("away")
-    house.root.rename(away)
-    house.root.mkdir()
-    with pytest.raises(ShareAway):
+    with house.away(), pytest.raises(ShareAway):
         house.keeping.go_on(3.5 * EACH_S)
-    house.root.rmdir()
-    away.rename(house.root)
     assert house.finish() == ["deleted 5 jobs, 5 outputs, 5 receipts"]
     assert house.there(paths) == []
     assert set(house.keeping.gone()) == set(jobs)
